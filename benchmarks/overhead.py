@@ -1,0 +1,250 @@
+"""What the engine costs per step, against a raw PyTorch loop, interleaved in one process.
+
+    python benchmarks/overhead.py [--steps 2000] [--repeats 5] [--json FILE]
+
+A tiny network (MLP 32-64-10, batch 64, cached, one thread) makes the loop itself visible. Figures are process CPU time
+in microseconds per step, medians over interleaved repeats; each row names what both sides do. "full" is a progress
+line, a log point every 50 steps to a file, running accuracy every step and a per-step cosine schedule. Syncs are
+counted by a TorchDispatchMode that sees every `.item()` between log points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from visloom.engine import Engine
+from visloom.keys import seed_torch
+from visloom.log import Teller
+from visloom.meter import Meter, split_names
+from visloom.module import TaskModule
+from visloom.optim import build_optimizer
+from visloom.run import Clip, Ema, How, Optim
+from visloom.schedule import Constant, Cosine
+from visloom.task import Batch, Losses
+from visloom.units import NonFinite
+
+BARE = How(precision="fp32", non_finite=NonFinite("ignore"), channels_last=False)
+
+
+@dataclass(kw_only=True)
+class Rows(Batch):
+    x: Tensor  # (B, 32)
+    y: Tensor  # (B,)
+
+
+class Tiny(TaskModule):
+    def __init__(self, metric: bool) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+        self.metric = metric
+        self.count = torch.tensor(64.0)
+
+    def forward(self, batch: Batch) -> Losses:
+        assert isinstance(batch, Rows)
+        logits = self.net(batch.x)
+        loss = nn.functional.cross_entropy(logits, batch.y)
+        logs = {}
+        if self.metric:
+            logs["accuracy"] = (logits.detach().max(1).indices == batch.y).float().mean()
+        return Losses({"ce": loss}, logs, self.count)
+
+
+class Cached:
+    """A feed that yields ready batches; the time to get one is the same for both sides."""
+
+    steps_per_epoch = 500
+
+    def __init__(self, batches: list[Rows], stop: int) -> None:
+        self.batches, self.stop = batches, stop
+
+    def open(self, start: int = 0) -> Iterator[Batch]:
+        for step in range(start, self.stop):
+            yield self.batches[step % len(self.batches)]
+
+
+def make_batches() -> list[Rows]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        Rows(
+            ids=(),
+            x=torch.randn(64, 32, generator=generator),
+            y=torch.randint(0, 10, (64,), generator=generator),
+        )
+        for _ in range(50)
+    ]
+
+
+def raw(batches: list[Rows], steps: int, feature: str, folder: Path) -> float:
+    """The loop by hand, with the same feature by hand."""
+    seed_torch(1)
+    task = Tiny(metric=False)
+    net = task.net
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True)
+    parameters = list(net.parameters())
+    average = copy.deepcopy(net) if feature == "ema" else None
+    right = torch.zeros(())
+    total_loss = torch.zeros(())
+    log = (folder / "raw.jsonl").open("w")
+    feed = Cached(batches, steps).open()
+    began = time.process_time()
+    for step in range(steps):
+        batch = next(feed)
+        assert isinstance(batch, Rows)
+        if feature == "full":
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if feature == "autocast":
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = nn.functional.cross_entropy(net(batch.x), batch.y)
+        else:
+            logits = net(batch.x)
+            loss = nn.functional.cross_entropy(logits, batch.y)
+        loss.backward()
+        if feature == "clip":
+            nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        if feature == "finite":
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+            optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad()
+        if average is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), parameters, 0.001)
+        if feature == "full":
+            with torch.no_grad():
+                right += (logits.max(1).indices == batch.y).float().mean()
+                total_loss += loss.detach()
+            if (step + 1) % 50 == 0:
+                row = {"step": step + 1, "loss": total_loss.item() / 50, "accuracy": right.item() / 50}
+                log.write(json.dumps(row) + "\n")
+                print(f"{step + 1}/{steps} {row}", file=log)
+                right.zero_(), total_loss.zero_()
+    seconds = time.process_time() - began
+    log.close()
+    return seconds / steps * 1e6
+
+
+def engine(batches: list[Rows], steps: int, feature: str, folder: Path) -> float:
+    """The same through the engine, driven as `visloom.drive` does it."""
+    hows: dict[str, How] = {
+        "clip": How(precision="fp32", non_finite=NonFinite("ignore"), clip=Clip(norm=1.0)),
+        "ema": How(precision="fp32", non_finite=NonFinite("ignore"), ema=Ema(decay=0.999)),
+        "autocast": How(precision="bf16", non_finite=NonFinite("ignore")),
+        "finite": How(precision="fp32", non_finite=NonFinite("stop")),
+    }
+    seed_torch(1)
+    full = feature == "full"
+    task = Tiny(metric=full)
+    optimizer = build_optimizer(task, Optim(name="SGD", lr=0.01, options={"momentum": 0.9}))
+    made = Engine(
+        task,
+        Cached(batches, steps),
+        optimizer,
+        Cosine() if full else Constant(),
+        total=steps,
+        how=hows.get(feature, BARE),
+    )
+    if not full:
+        began = time.process_time()
+        for step in made.steps():
+            if feature == "finite" and step.index % 50 == 0:
+                made.bad_steps()
+        return (time.process_time() - began) / steps * 1e6
+    meter = Meter()
+    with Teller(folder / "run", total=steps, steps_per_epoch=500, batch=64, console="plain") as teller:
+        began = time.process_time()
+        for step in made.steps():
+            meter.add(step)
+            teller.tick(step.index)
+            if step.index % 50 == 0:
+                losses, logs = split_names(meter.read())
+                teller.point(step.index, step.epoch, losses, logs, step.lr, seconds=1.0, waited=0.0, steps=50)
+        return (time.process_time() - began) / steps * 1e6
+
+
+class CountSyncs(TorchDispatchMode):
+    """Counts the operations that make the host wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.syncs = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
+            self.syncs += 1
+        return func(*args, **(kwargs or {}))
+
+
+def syncs_between_log_points(batches: list[Rows]) -> int:
+    """Count `.item()` and its like over 40 steps with clipping, averaging, finite check and metrics on."""
+    task = Tiny(metric=True)
+    how = How(precision="bf16", clip=Clip(norm=1.0), ema=Ema())
+    optimizer = build_optimizer(task, Optim(name="SGD", lr=0.01, options={"momentum": 0.9}))
+    made = Engine(task, Cached(batches, 40), optimizer, Cosine(), total=40, how=how)
+    meter = Meter()
+    with CountSyncs() as counter:
+        for step in made.steps():
+            meter.add(step)
+    return counter.syncs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    batches = make_batches()
+    features = ["bare", "full", "clip", "ema", "autocast", "finite"]
+    differences: dict[str, list[float]] = {f: [] for f in features}
+    base: dict[str, list[float]] = {f: [] for f in features}
+    for repeat in range(options.repeats + 1):
+        for feature in features:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "run").mkdir()
+                # engine between two raw runs, so that a drift of the machine cancels
+                first, middle, last = (
+                    f(batches, options.steps, feature, Path(folder)) for f in (raw, engine, raw)
+                )
+            if repeat:  # the first round warms up
+                differences[feature].append(middle - (first + last) / 2)
+                base[feature].append((first + last) / 2)
+    print(f"{'feature':10} {'raw us':>8} {'engine over raw us':>20}   (min .. max)")
+    rows = {}
+    for feature in features:
+        values = differences[feature]
+        rows[feature] = {"raw_us": statistics.median(base[feature]), "over_us": statistics.median(values)}
+        print(
+            f"{feature:10} {rows[feature]['raw_us']:8.1f} {rows[feature]['over_us']:20.1f}   "
+            f"({min(values):.1f} .. {max(values):.1f})"
+        )
+    syncs = syncs_between_log_points(batches)
+    print(f"host waits between log points, 40 steps with clip, EMA, bf16, finite check, metrics: {syncs}")
+    bare = rows["bare"]
+    full_over_bare_raw = rows["full"]["raw_us"] + rows["full"]["over_us"] - bare["raw_us"]
+    print(f"full features over the bare raw loop: {full_over_bare_raw:.1f} us (by hand: "
+          f"{rows['full']['raw_us'] - bare['raw_us']:.1f} us)")  # fmt: skip
+    for feature in features[2:]:
+        over = rows[feature]["over_us"] - bare["over_us"]
+        print(f"{feature}: {over:+.1f} us over the same feature by hand")
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows, "syncs": syncs, "steps": options.steps}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

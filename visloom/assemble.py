@@ -1,0 +1,167 @@
+"""Assemble: from the value to its live parts: device, streams that are rooted, seeded and checked, and the task.
+
+What can be seen to be wrong with data, classes or divisibility is an error here, before there is a directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visloom import dist
+from visloom.device import Found, find_device, prepare
+from visloom.errors import ConfigError
+from visloom.keys import fold, permutation, seed_torch
+from visloom.loader import collated
+from visloom.module import TaskModule
+from visloom.run import Run
+from visloom.stream import Stream, rooted, walk_sources
+from visloom.task import TaskSpec
+from visloom.units import Epochs, Examples, Minutes, Steps, to_steps
+
+
+@dataclass
+class Parts:
+    """A run's live parts, before there is a directory: what training, dry runs and inspection share."""
+
+    run: Run
+    found: Found
+    train: Stream  # rooted and seeded
+    evals: dict[str, Stream]
+    notes: list[str]  # warnings of the data's own checks
+
+    @property
+    def device(self) -> torch.device:
+        return self.found.device
+
+
+def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
+    """Find the device, root and seed the streams, and check the data.
+
+    Raises ConfigError or DataError for everything that can be seen to be wrong now. Class names that the task
+    leaves open are taken from the data: the run that comes back is complete.
+    """
+    found = find_device(run.host.device, dist.world().local)
+    prepare(run.how, run.host)
+    found = dataclasses.replace(found, name=find_device(run.host.device, dist.world().local).name)
+    bind = partial(_bound, folder=Path(run.host.data), seed=run.seed)
+    train = bind(run.train, name="train")
+    evals = {name: bind(e.stream, name=f"eval/{name}") for name, e in run.evals.items()}
+    notes: list[str] = []
+    classes: tuple[str, ...] = ()
+    for stream in (train, *evals.values()):
+        for source in walk_sources(stream):
+            say(f"data: {source!r}")
+            check = getattr(source, "check", None)
+            notes.extend(check() if check is not None else [])
+            classes = classes or _classes(source)
+    run = _with_classes(run, classes)
+    for stream in (train, *evals.values()):
+        for source in walk_sources(stream):
+            check_classes(run.task, source)
+    train.check_world(dist.world().size, run.how.accumulate)
+    return Parts(run, found, train, evals, notes)
+
+
+def _bound(stream: Stream, *, name: str, folder: Path, seed: int) -> Stream:
+    return dataclasses.replace(rooted(stream, folder), seed=fold(seed, name, stream.seed))  # type: ignore[no-any-return]
+
+
+def _classes(source: Any) -> tuple[str, ...]:
+    classes = getattr(source, "classes", None)
+    return tuple(classes()) if callable(classes) else ()
+
+
+def _with_classes(run: Run, classes: tuple[str, ...]) -> Run:
+    """Fill in class names that the task's spec leaves empty."""
+    if run.task.classes or not classes or not dataclasses.is_dataclass(run.task):
+        return run
+    return dataclasses.replace(run, task=dataclasses.replace(run.task, classes=classes))  # type: ignore[type-var]
+
+
+def check_classes(spec: TaskSpec, source: Any) -> None:
+    """Raise ConfigError unless the head and the data have the same classes, or one of them names none."""
+    ours, theirs = spec.classes, _classes(source)
+    if not ours or not theirs or tuple(ours) == theirs:
+        return
+    if len(ours) != len(theirs):
+        raise ConfigError(
+            f"task.classes has {len(ours)} classes ({some(ours)}) but {source!r} has {len(theirs)} "
+            f"({some(theirs)}); leave task.classes empty to take them from the data",
+            path="task.classes",
+        )
+    first = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+    raise ConfigError(
+        f"task.classes and {source!r} name class {first} differently: {ours[first]!r} and {theirs[first]!r}; "
+        f"labels would be mixed up",
+        path="task.classes",
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    """The first four of some names, for a message."""
+    names = list(names)
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def build_task(run: Run, train: Stream, device: torch.device) -> TaskModule:
+    """Build the task with the initial weights that belong to the run's seed, on its device.
+
+    A task whose `samples_wanted` is positive is shown that many training samples by `prepare(batch)` first
+    (a data-dependent first layer, say): the same ones for a seed, at any world size.
+    """
+    seed_torch(fold(run.seed, "init"))
+    task = run.task.build()
+    if not isinstance(task, TaskModule):
+        raise ConfigError(
+            f"{type(run.task).__name__}.build returned {type(task).__name__}, expected a visloom.TaskModule",
+            path="task",
+        )
+    wanted = int(getattr(task, "samples_wanted", 0))
+    if wanted > 0:
+        # the source's own samples, before any augmentation, in a keyed order
+        leaf = train.leaves()[0]
+        order = permutation(fold(run.seed, "prepare"), len(leaf.source))
+        samples = [leaf.source.read(int(i)) for i in order[:wanted]]
+        task.prepare(collated(run.task, samples, None))  # type: ignore[operator]
+    task = task.to(device)
+    if run.how.channels_last:
+        task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return task
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Every length of the run, in steps."""
+
+    total: int
+    epoch: int
+    log: int
+    save: int | None
+    save_minutes: float | None
+    milestone: int | None
+    evals: dict[str, int | None]
+
+    @classmethod
+    def of(cls, run: Run, stream: Stream) -> Plans:
+        """Resolve every unit of a run against its training stream."""
+
+        def steps(length: Steps | Epochs | Examples) -> int:
+            return to_steps(length, stream.steps_per_epoch, stream.batch)
+
+        save = run.save.every
+        return cls(
+            total=steps(run.length),
+            epoch=stream.steps_per_epoch,
+            log=steps(run.log.every),
+            save=None if save is None or isinstance(save, Minutes) else steps(save),
+            save_minutes=float(save.n) if isinstance(save, Minutes) else None,
+            milestone=steps(run.save.milestones) if run.save.milestones else None,
+            evals={name: steps(e.every) if e.every else None for name, e in run.evals.items()},
+        )

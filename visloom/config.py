@@ -1,0 +1,229 @@
+"""Config: one tree, one edit operation, three front doors.
+
+    change(run, {"optim.lr": 0.02})          edit a run in Python
+    load("cifar10", ["optim.lr=0.02"])       a recipe, a file or a run directory by name, then edits
+    dump(run), to_yaml(run)                  plain data and text; both load again as the same run
+    diff(a, b), identity(run)                what differs; what decides the weights
+
+`docs/config.md` is the guide. `validate.py` checks a whole run before anything is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
+from math import isfinite
+from typing import Any
+
+import yaml
+
+from visloom import slots
+from visloom.coerce import coerce, settle
+from visloom.kinds import kind_of, short
+from visloom.overlay import FLOAT, INT, NULL, settings
+from visloom.paths import is_object, spread
+from visloom.place import Place, join
+from visloom.refs import open_ref, recipes
+from visloom.run import Run
+from visloom.slots import Hint
+from visloom.trust import Trust
+
+__all__ = ["apply", "change", "diff", "dump", "identity", "load", "recipes", "to_yaml"]
+
+
+def change(run: Run, edits: Mapping[str, Any]) -> Run:
+    """Return a run with some settings changed: `change(run, {"optim.lr": 0.02, "length": "epochs:50"})`.
+
+    edits: dotted path -> typed object, plain data, or text as in files. All are applied together; of two for
+        one path the later counts. docs/config.md has the table of what can be done with lists.
+
+    Raises:
+        ConfigError: a path that leads nowhere or a value that does not fit; names both, and the nearest.
+    """
+    at = Place(root=run)
+    made: Run = settle(run, Run, spread(edits, "", at), at)
+    return made
+
+
+def load(
+    ref: str | os.PathLike[str], edits: Iterable[str] | Mapping[str, Any] = (), *, trust: bool = False
+) -> Run:
+    """Return the run that a reference names, with edits applied last. Imports no torch by itself.
+
+    ref: a recipe (`cifar10`, `cifar10:resnet50`), `package.module:function`, a file (`mine.py`,
+        `mine.py:big`, `mine.yaml`, `mine.json`) or a run directory.
+    edits: `path=value` texts from the command line, or a mapping as for `change`.
+    trust: let settings import and call any module, rather than visloom, the library calls in `trust.py`, and
+        the folder or package of a Python recipe named by `ref`.
+
+    Raises:
+        ConfigError: nothing of that name, or a setting is wrong; names file and line, or "command line".
+    """
+    opened = open_ref(os.fspath(ref), Trust(everything=trust))
+    return _edited(opened.run, edits, opened.trust)
+
+
+def apply(run: Run, edits: Iterable[str], *, trust: bool = False) -> Run:
+    """Return a run with `path=value` texts of the command line applied, as `load` does."""
+    return _edited(run, edits, Trust(everything=trust))
+
+
+def _edited(run: Run, edits: Iterable[str] | Mapping[str, Any], trust: Trust) -> Run:
+    at = Place(trust=trust, root=run)
+    if isinstance(edits, str):
+        raise at.error(f"edits are a list of texts or a mapping, got the text {edits!r}")
+    if isinstance(edits, Mapping):
+        applied = spread(edits, "", at)
+    else:
+        applied = [e for path, value in settings(edits) for e in spread({path: value}, value.where, at)]
+    made: Run = settle(run, Run, applied, at)
+    return made
+
+
+# ----------------------------------------------------------------------------------------------------- dump
+
+
+def dump(run: Run) -> dict[str, Any]:
+    """Return a run as JSON-able data: every field, in the order of its class; kinds as import paths; lengths
+    and monitors as text.
+
+    Raises:
+        ConfigError: a value that cannot be written down, such as a function.
+    """
+    return _plain(run, brief=False)
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Return what decides the weights: the dump without `host`."""
+    return {name: value for name, value in dump(run).items() if name != "host"}
+
+
+def to_yaml(run: Run) -> str:
+    """Return a run as a YAML recipe with short names for kinds; `load` reads it back as the same run."""
+    data = _plain(run, brief=True)
+    style: dict[str, Any] = {"sort_keys": False, "width": 110, "allow_unicode": True}
+    return str(yaml.dump(data, Dumper=_Dumper, default_flow_style=None, **style))
+
+
+def _plain(run: Run, *, brief: bool) -> dict[str, Any]:
+    data: dict[str, Any] = _dump(coerce(run, Run, Place()), Run, Place(), brief=brief)
+    return data
+
+
+def _dump(value: Any, hint: Hint, at: Place, *, brief: bool) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise at.error(f"cannot be written to a file: {value} is not finite")
+        return value
+    if slots.is_text(type(value)) and any(
+        isinstance(value, m) for m in slots.members(hint) if slots.is_text(m)
+    ):
+        return str(value)
+    if slots.is_text(type(value)) or is_object(value):
+        return _dump_object(value, hint, at, brief=brief)
+    if isinstance(value, Mapping):
+        inner = next((slots.value_hint(m) for m in slots.members(hint) if slots.is_mapping(m)), Any)
+        if any(not isinstance(key, str) for key in value) or ("kind" in value and slots.is_any(hint)):
+            raise at.error("cannot be written to a file: names are text, and none inside free data is 'kind'")
+        return {key: _dump(item, inner, at.child(key), brief=brief) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        slot = next((m for m in slots.members(hint) if slots.is_list(m)), tuple[Any, ...])
+        slot_of = slots.item_hint
+        return [_dump(item, slot_of(slot, i), at.child(i), brief=brief) for i, item in enumerate(value)]
+    raise at.error(
+        f"cannot be written to a file: {type(value).__name__} is no plain value and no dataclass",
+        "make it a frozen dataclass of plain values; a function goes into a Call or a class of its own",
+    )
+
+
+def _dump_object(value: Any, hint: Hint, at: Place, *, brief: bool) -> dict[str, Any]:
+    cls: Any = type(value)
+    types = slots.hints(cls)
+    data: dict[str, Any] = {}
+    if slots.closed(hint) is not cls:
+        if "kind" in types or "<" in cls.__qualname__:
+            raise at.error(
+                f"cannot be written to a file: {kind_of(cls)} "
+                + ("has a field named kind" if "kind" in types else "is defined inside a function"),
+            )
+        data["kind"] = short(cls) if brief else kind_of(cls)
+    for field in slots.settable(cls):
+        data[field.name] = _dump(
+            getattr(value, field.name), types[field.name], at.child(field.name), brief=brief
+        )
+    return data
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes every text that reading would take for a number or null, and never writes aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _pattern, _firsts in ((NULL, "~nN"), (INT, "-+0123456789"), (FLOAT, "-+.0123456789")):
+    _Dumper.add_implicit_resolver("!number", re.compile(f"(?:{_pattern.pattern})$"), list(_firsts))
+
+
+# ----------------------------------------------------------------------------------------------------- diff
+
+
+def diff(a: Run, b: Run) -> list[str]:
+    """Return what differs from a to b, one line each: `optim.lr: 0.1 -> 0.02`; [] if nothing.
+
+    Items of lists are matched by what they are, so that an inserted transform is one line.
+    """
+    return _diff(_plain(a, brief=True), _plain(b, brief=True), "")
+
+
+_ABSENT = object()
+
+
+def _diff(a: Any, b: Any, path: str) -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict) and a.get("kind") == b.get("kind"):
+        names = [*a, *(name for name in b if name not in a)]
+        return [line for n in names for line in _diff(a.get(n, _ABSENT), b.get(n, _ABSENT), join(path, n))]
+    if isinstance(a, list) and isinstance(b, list) and any(isinstance(item, dict) for item in (*a, *b)):
+        return _diff_items(a, b, path)
+    return [] if _same(a, b) else [f"{path}: {_brief(a)} -> {_brief(b)}"]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and a == b
+
+
+def _diff_items(a: list[Any], b: list[Any], path: str) -> list[str]:
+    lines = []
+    labels_a, labels_b = [_label(item) for item in a], [_label(item) for item in b]
+    for what, i1, i2, j1, j2 in SequenceMatcher(None, labels_a, labels_b, autojunk=False).get_opcodes():
+        if what == "equal":
+            for i, j in zip(range(i1, i2), range(j1, j2)):
+                name = labels_a[i] if labels_a.count(labels_a[i]) == 1 and labels_a[i] else str(i)
+                lines += _diff(a[i], b[j], join(path, name))
+            continue
+        lines += [f"{path}: - {_brief(a[i])} (item {i})" for i in range(i1, i2)]
+        lines += [f"{path}: + {_brief(b[j])} (item {j})" for j in range(j1, j2)]
+    return lines
+
+
+def _label(item: Any) -> str:
+    """What an item of a list is called: its kind, its name, or what a Call calls."""
+    if not isinstance(item, dict):
+        return _brief(item)
+    target = str(item.get("target", "")).rpartition(":")[2]
+    return target or str(item.get("kind", "") or item.get("name", "")).rpartition(":")[2]
+
+
+def _brief(value: Any) -> str:
+    if value is _ABSENT:
+        return "(none)"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{name}={_brief(item)}" for name, item in value.items() if name != "kind")
+        return f"{value['kind'].rpartition(':')[2]}({inside})" if "kind" in value else f"{{{inside}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_brief, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,51 @@
+"""Layout: what a folder of data turned out to be, for `visloom new` and `visloom inspect-data`.
+
+Each reader has `recognise(folder) -> Layout | None`; `recognise` here asks them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from visloom.stream import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A recognised data set.
+
+    kind: what it is, in two or three words.
+    parts: the sources to use, "train" first and "val" where there is or can be one; their roots are
+        relative to the folder.
+    classes: class names.
+    said: what was seen, one fact per line.
+    """
+
+    kind: str
+    parts: Mapping[str, Source]
+    classes: tuple[str, ...] = ()
+    said: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return "\n".join((self.kind, *(f"  {line}" for line in self.said)))
+
+
+def recognise(folder: str | Path) -> Layout | None:
+    """Return what a folder holds, asking every reader in turn, or None if none of them knows it."""
+    from visloom.data.arrays import recognise as arrays
+    from visloom.data.cifar import recognise as cifar
+    from visloom.data.folder import recognise as pictures
+
+    for reader in (cifar, arrays, pictures):
+        found = reader(Path(folder))
+        if found is not None:
+            return found
+    return None
+
+
+def some(names: list[str] | tuple[str, ...], count: int = 10) -> str:
+    """Join the first names of a list, and say how many more there are."""
+    shown = ", ".join(names[:count])
+    return f"{shown}, ... ({len(names) - count:,} more)" if len(names) > count else shown

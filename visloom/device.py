@@ -1,0 +1,77 @@
+"""The device of a run, threads, and the switches that decide whether the same work gives the same bits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from visloom.errors import ConfigError
+from visloom.run import Host, How
+
+
+@dataclass(frozen=True)
+class Found:
+    """A device, with what was asked for and what it is, for the start header."""
+
+    device: torch.device
+    asked: str
+    name: str
+
+    def __str__(self) -> str:
+        asked = "" if self.asked == str(self.device) else f", asked for {self.asked}"
+        return f"{self.device} ({self.name}{asked})"
+
+
+def find_device(asked: str, local: int = 0) -> Found:
+    """Return the device that `host.device` means here; process `local` of a machine takes GPU number `local`.
+
+    Raises ConfigError, with what there is, if the device does not exist.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    there = ["cpu", *(f"cuda:{i}" for i in range(gpus)), *(["mps"] if mps else [])]
+    wanted = asked
+    if asked == "auto":
+        wanted = f"cuda:{local % gpus}" if gpus else "mps" if mps else "cpu"
+    elif asked == "cuda":
+        wanted = f"cuda:{local % gpus}" if gpus else "cuda:0"
+    if wanted not in there:
+        raise ConfigError(
+            f"host.device={asked}: there is no such device here; found {', '.join(there)}", path="host.device"
+        )
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{torch.get_num_threads()} threads" if device.type == "cpu" else "Apple GPU"
+    return Found(device, asked, name)
+
+
+def prepare(how: How, host: Host) -> None:
+    """Set threads and determinism for this process, before the device does any work."""
+    if host.threads > 0:
+        torch.set_num_threads(host.threads)
+    if how.deterministic:
+        # cuBLAS reads this once, when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # warn_only: an operation without a deterministic kernel must not stop a run; `visloom doctor` names those
+    torch.use_deterministic_algorithms(how.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = how.cudnn_benchmark and not how.deterministic
+    torch.backends.cudnn.deterministic = how.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = how.tf32
+    torch.backends.cudnn.allow_tf32 = how.tf32
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Peak memory of this process in bytes: on the GPU if it trains there, else resident memory, else None."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,155 @@
+"""Processes: rank and world, the one function that wraps a task for several of them, and global normalisers.
+
+Launched by torchrun (or `--nproc`), one process per device. Without it everything here is the identity.
+Only `wrapped(batch)` exchanges gradients: a task is never reached through `.module`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visloom.errors import ConfigError
+from visloom.module import TaskModule
+from visloom.run import How
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: rank of size, and its number on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes files and talks to the user."""
+        return self.rank == 0
+
+
+def world() -> World:
+    """Return this process's place, from the process group if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        return World(torch.distributed.get_rank(), torch.distributed.get_world_size(), local)
+    return World()
+
+
+def start(device: str, timeout: float = 1800.0) -> World:
+    """Join the process group that torchrun's environment describes; the identity where there is none.
+
+    Every restart of an elastic job gets a store prefix of its own: without it, restarted gloo processes find the
+    addresses of dead peers and fail to connect.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or torch.distributed.is_initialized():
+        return world()
+    rank = int(os.environ["RANK"])
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    store = torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world_size=size,
+        is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        timeout=timedelta(seconds=timeout),
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    torch.distributed.init_process_group(
+        backend,
+        store=torch.distributed.PrefixStore(f"try-{attempt}", store),
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout),
+    )
+    return world()
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world().size > 1:
+        torch.distributed.barrier()
+
+
+def any_rank(flag: bool) -> bool:
+    """Say whether the flag is set on any process (a collective when there are several)."""
+    if world().size == 1:
+        return flag
+    value = torch.tensor([int(flag)])
+    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def gather(value: Any) -> list[Any]:
+    """Return every process's value, in rank order, on every process."""
+    if world().size == 1:
+        return [value]
+    values: list[Any] = [None] * world().size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def mean(values: Sequence[Tensor]) -> list[Tensor]:
+    """Average 0-dim tensors over all processes."""
+    if world().size == 1 or not values:
+        return list(values)
+    stacked = torch.stack([v.detach().float() for v in values])
+    torch.distributed.all_reduce(stacked)
+    return list((stacked / world().size).unbind())
+
+
+def normaliser(count: Tensor) -> Tensor:
+    """Return the divisor that makes a sum over this process's items a share of the global mean.
+
+    count: 0-dim number of items here. DDP averages gradients over processes, so the divisor is the mean count
+    per process: the average of `sum_r / normaliser` is then the mean over all items, not a mean of means. At
+    least 1, so that a batch without items gives zero.
+    """
+    if world().size > 1:
+        count = count.detach().clone().float()
+        torch.distributed.all_reduce(count)
+        count = count / world().size
+    return count.clamp(min=1)
+
+
+@dataclass
+class Wrapped:
+    """A task made ready for all processes: call it, and open `quiet()` around backwards that need no exchange."""
+
+    call: Callable[..., Any]
+    quiet: Callable[[], AbstractContextManager[Any]]
+
+
+def wrap(task: TaskModule, how: How, device: torch.device) -> Wrapped:
+    """Apply SyncBatchNorm, compile and data parallelism, in this one place."""
+    if world().size == 1:
+        return Wrapped(torch.compile(task, dynamic=False) if how.compile else task, nullcontext)
+    if how.strategy == "fsdp":
+        raise ConfigError(
+            "sharded training is not available yet; set how.strategy to ddp", path="how.strategy"
+        )
+    if how.sync_norm:
+        if device.type == "cpu":
+            raise ConfigError("torch's SyncBatchNorm runs on GPUs only", path="how.sync_norm")
+        task = nn.SyncBatchNorm.convert_sync_batchnorm(task)
+    parallel = nn.parallel.DistributedDataParallel(
+        task,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=task.sparse,
+        gradient_as_bucket_view=True,
+    )
+    call = torch.compile(parallel, dynamic=False) if how.compile else parallel
+    return Wrapped(call, parallel.no_sync)

@@ -1,0 +1,343 @@
+"""Drive: the canonical training loop, and the three ways into it: train, resume, branch.
+
+`drive` is the loop, meant to be read. A recipe file may define its own `drive(launch)`: it gets the opened run and
+keeps directory, resume, logging, signals and the report.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any, Literal
+
+from visloom import dist
+from visloom.assemble import Parts, Plans, assemble
+from visloom.checkpoint import Checkpoints
+from visloom.config import apply, change, diff, dump, load
+from visloom.durable import write_json
+from visloom.engine import resolve_precision
+from visloom.errors import CheckpointError, ConfigError, Preempted
+from visloom.launch import Launch, Rollback
+from visloom.loader import start_method
+from visloom.log import Teller
+from visloom.module import TaskModule
+from visloom.provenance import collect, drift
+from visloom.run import Run
+from visloom.rundir import RunDir, create, find
+from visloom.validate import validate
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished run returns.
+
+    directory: the run directory.  step: updates done.  best, best_step: best monitored value.
+    values: last values of each evaluation.  task: the trained task (the average, where one is kept).
+    seconds, cpu_seconds: of this process, set-up included.  stopped: why it ended early, or "".
+    """
+
+    directory: Path
+    step: int
+    best: float | None
+    best_step: int | None
+    values: dict[str, dict[str, float]]
+    task: TaskModule
+    seconds: float
+    cpu_seconds: float
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How much a run says, and where: the console's level, and which kind of screen."""
+
+    level: str = "info"
+    screen: Literal["auto", "plain", "terminal", "off"] = "auto"
+
+
+Drive = Callable[[Launch], None]
+
+
+def drive(launch: Launch) -> None:
+    """The canonical loop: one optimizer update per turn, everything else is a statement in its body.
+
+    A save comes before an evaluation of the same step, so that a crash in the evaluation costs nothing.
+    """
+    for name in launch.catch_up():
+        launch.evaluate(name)
+    with closing(launch.engine.steps()) as steps:
+        for step in steps:
+            launch.after(step)
+            if launch.log_due(step.index):
+                launch.log(step)
+            if launch.save_due(step.index):
+                launch.save()
+            for name in launch.evals_due(step.index):
+                launch.evaluate(name)
+            if launch.over():
+                break
+
+
+def train(
+    run: Run, *, drive: Drive = drive, argv: Sequence[str] | None = None, told: Telling | None = None
+) -> Report:
+    """Train a run in a new directory.
+
+    Args:
+        drive: the loop; one's own, or the canonical one.
+        argv: the command line, for the provenance.
+        told: how much is said and where.
+    Raises:
+        VisloomError: what is wrong with config, data or weights, before step 1 where it can be known then;
+            Preempted when a signal asked the run to save and leave.
+    """
+    return _go(run, drive, argv, told)
+
+
+def resume(
+    ref: str | Path,
+    edits: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    drive: Drive = drive,
+    argv: Sequence[str] | None = None,
+    told: Telling | None = None,
+    trust: bool = False,
+) -> Report:
+    """Continue a run in its own directory, from its newest sound checkpoint or from `RUN@STEP`.
+
+    Args:
+        ref: run directory, or its name under `runs`, with an optional `@STEP`.
+        edits: only `length`, `save`, `log` and `host` may change; anything else is a `branch`.
+        trust: import the classes of one's own that run.json names; without it only Visloom's.
+    """
+    directory, step = find(str(ref))
+    old = read_run(directory, trust=trust)
+    run = edited(old, edits)
+    free = ("length", "save", "log", "host")
+    refused = [line for line in diff(old, run) if not line.startswith(free)]
+    if refused:
+        raise ConfigError(
+            "a resumed run stays the same run: only length, save, log and host may change. For "
+            f"{'; '.join(refused)} use: visloom branch {ref} ..."
+        )
+    return _go(run, drive, argv, told, directory=directory, step=step)
+
+
+def branch(
+    ref: str | Path,
+    edits: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    drive: Drive = drive,
+    argv: Sequence[str] | None = None,
+    told: Telling | None = None,
+    trust: bool = False,
+) -> Report:
+    """Start a new run from a checkpoint of another one (weights, moments, step); the change is recorded."""
+    parent, step = find(str(ref))
+    old = read_run(parent, trust=trust)
+    run = edited(old, edits)
+    return _go(run, drive, argv, told, parent=parent, step=step, changed=diff(old, run))
+
+
+def edited(run: Run, edits: Mapping[str, Any] | Sequence[str]) -> Run:
+    """Apply edits given as a mapping, or as `path=value` texts."""
+    return change(run, edits) if isinstance(edits, Mapping) else apply(run, edits)
+
+
+def read_run(directory: RunDir, *, trust: bool = False) -> Run:
+    """Return the run that a directory was made for; `trust` allows it to name classes outside Visloom."""
+    if not directory.run_json.is_file():
+        raise CheckpointError(
+            f"{directory.path} holds no run.json: it is no run directory, or it never started"
+        )
+    return load(directory.run_json, trust=trust)
+
+
+def _go(
+    run: Run,
+    loop: Drive,
+    argv: Sequence[str] | None,
+    told: Telling | None,
+    *,
+    directory: RunDir | None = None,
+    parent: RunDir | None = None,
+    step: int | None = None,
+    changed: Sequence[str] = (),
+) -> Report:
+    """Assemble, open the directory, restore what there is, run the loop, tell how it ended."""
+    told = told or Telling()
+    validate(run)
+    dist.start(run.host.device)
+    parts = assemble(run)
+    validate(parts.run)  # with the class names, which the data may have supplied
+    resumed = directory is not None
+    with ExitStack() as stack:
+        if directory is None:
+            directory = _agreed(lambda: create(Path(run.host.out), run.name))
+        if dist.world().first:
+            stack.enter_context(directory.lock())
+        teller = stack.enter_context(_teller(parts, directory, told))
+        launch = stack.enter_context(Launch(parts, directory, teller))
+        _header(launch, argv)
+        if resumed or parent is not None:
+            _restore(launch, directory if resumed else parent, step, resumed=resumed)  # type: ignore[arg-type]
+        if dist.world().first:
+            born = None if parent is None else {"run": str(parent.path), "changed": list(changed)}
+            _record(launch, list(argv if argv is not None else sys.argv), resumed=resumed, born=born)
+        try:
+            _run_loop(launch, loop)
+        except Preempted as error:
+            launch.save(wait=True)
+            raise Preempted(
+                f"{error}: saved at step {launch.step}. Go on with: visloom resume {directory.path}"
+            ) from None
+        return _finish(launch)
+
+
+def _run_loop(launch: Launch, loop: Drive) -> None:
+    """Run the loop, and again from a checkpoint each time a non-finite gradient sends it back."""
+    while True:
+        try:
+            loop(launch)
+            launch.look_for_bad_steps()
+            return
+        except Rollback as back:
+            launch.rollback(back.bad, back.told)
+
+
+def _agreed(make: Callable[[], RunDir]) -> RunDir:
+    """Let rank 0 make the directory, and all ranks use it."""
+    made = make() if dist.world().first else None
+    return next(d for d in dist.gather(made) if d is not None)
+
+
+def _teller(parts: Parts, directory: RunDir, told: Telling) -> Teller:
+    if not dist.world().first:
+        return Teller.silent()
+    plans = Plans.of(parts.run, parts.train)
+    return Teller(
+        directory.path,
+        total=plans.total,
+        steps_per_epoch=plans.epoch,
+        batch=parts.train.batch,
+        level=told.level,
+        tensorboard=parts.run.log.tensorboard,
+        screen=told.screen,
+    )
+
+
+def _header(launch: Launch, argv: Sequence[str] | None) -> None:
+    """Say what runs where on what, before the first step."""
+    run, parts = launch.run, launch.parts
+    sizes = [f"train {_sizes(parts.train)}", *(f"{name} {_sizes(s)}" for name, s in parts.evals.items())]
+    trained = sum(p.numel() for p in launch.task.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in launch.task.parameters()) - trained
+    rows = {
+        "task": f"{type(run.task).__name__}, {len(run.task.classes)} classes",
+        "data": "; ".join(sizes),
+        "model": f"{trained:,} parameters" + (f" + {frozen:,} frozen" if frozen else ""),
+        "optimizer": f"{run.optim.name} lr {run.optim.lr:g}, {type(run.schedule).__name__.lower()} schedule",
+        "device": f"{parts.found}; {_dtype(launch)}; {launch.loader.workers} data workers"
+        + (f"; {launch.world.size} processes" if launch.world.size > 1 else ""),
+        "seed": run.seed,
+        "run": launch.directory.path,
+    }
+    launch.teller.header(run.name, rows)
+    for note in parts.notes:
+        launch.teller.warn(note)
+    if launch.init_report:
+        launch.teller.say(str(launch.init_report))
+
+
+def _sizes(stream: Any) -> str:
+    return " + ".join(f"{len(leaf.source):,}" for leaf in stream.leaves())
+
+
+def _dtype(launch: Launch) -> str:
+    return str(resolve_precision(launch.run.how.precision, launch.device)).removeprefix("torch.")
+
+
+def _restore(launch: Launch, source: RunDir, step: int | None, *, resumed: bool) -> None:
+    """Load the newest sound checkpoint (or one step's) of a run directory into the launch."""
+    checkpoints = launch.checkpoints if resumed else Checkpoints(source.checkpoints)
+    state = checkpoints.load(step, say=launch.teller.warn)  # type: ignore[call-overload]
+    if state is None:
+        if not resumed:
+            raise CheckpointError(f"{source.path} has no checkpoint to branch from")
+        launch.teller.say("no checkpoint yet: starting from step 0")
+        launch.teller.resume(0, 0)
+        return
+    if state.step > launch.plans.total:
+        raise ConfigError(
+            f"the checkpoint is at step {state.step:,}, past the run's length of {launch.plans.total:,} steps; "
+            f"set a longer length (length=epochs:N)",
+            path="length",
+        )
+    launch.restore(state, cut=resumed)
+    if resumed and step is not None:
+        launch.checkpoints.drop_after(step)
+
+
+def _record(launch: Launch, argv: list[str], *, resumed: bool, born: dict[str, Any] | None) -> None:
+    """Write run.json and provenance.json; on resume say what could make the bits differ."""
+    directory = launch.directory
+    fingerprints = {
+        name: _sizes(stream) for name, stream in (("train", launch.parts.train), *launch.parts.evals.items())
+    }
+    now = collect(
+        launch.run,
+        argv,
+        resolved={
+            "device": str(launch.device),
+            "precision": _dtype(launch),
+            "start": start_method(launch.run.host),
+            "workers": launch.loader.workers,
+            "world_size": launch.world.size,
+        },
+        data=fingerprints,
+    )
+    lives: list[Any] = []
+    if resumed and directory.provenance.is_file():
+        old = json.loads(directory.provenance.read_text(encoding="utf-8"))
+        for line in drift(old, now):
+            launch.teller.warn(f"identical bits are not promised: {line}")
+        lives = [*old.get("resumed", []), {"step": launch.step, "at": now.get("time"), "argv": argv}]
+        now = {**old, "resumed": lives}
+    if born is not None:
+        now["parent"] = {**born, "step": launch.step}
+    write_json(directory.run_json, dump(launch.run))
+    write_json(directory.provenance, now)
+
+
+def _finish(launch: Launch) -> Report:
+    """Join the last write, write the report, say where everything is."""
+    launch.checkpoints.join()
+    directory, ledger = launch.directory, launch.ledger
+    paths: dict[str, object] = {}
+    if launch.world.first:
+        best = launch.checkpoints.best()
+        if best is not None:
+            paths["weights"] = f"{directory.path}@{best} (best), {directory.path}@{launch.step} (last)"
+        if launch.run.log.report:
+            page = launch.teller.report()
+            if page is not None:
+                paths["report"] = page
+    if ledger.stopped:
+        launch.teller.say(f"stopped early: {ledger.stopped}")
+    launch.teller.closing(paths, f"visloom predict {directory.path} IMAGES --out predictions")
+    return Report(
+        directory=directory.path,
+        step=launch.step,
+        best=ledger.best,
+        best_step=ledger.best_step,
+        values=dict(ledger.values),
+        task=launch.engine.best_module,
+        seconds=perf_counter() - launch.began,
+        cpu_seconds=process_time() - launch.cpu_began,
+        stopped=ledger.stopped,
+    )

@@ -1,0 +1,441 @@
+"""Engine: an iterator. `for step in engine.steps():` performs one optimizer update per turn and hands back control.
+
+One turn, in this order: assign learning rate and momentum; for each micro-batch fetch, seed, forward, backward; clip;
+step; zero; average; count. Logging, evaluation and checkpoints are ordinary statements in the body of that `for`
+(see `visloom/drive.py`, or write your own). Nothing in a turn waits for the device.
+
+The state of a run is weights, moments, one integer and a small ledger: `state()` returns all of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from visloom import dist
+from visloom.checkpoint import State
+from visloom.ema import Average
+from visloom.errors import CheckpointError, ConfigError, ContractError
+from visloom.keys import count, fold, seed_torch
+from visloom.optim import Optimizers, set_lr, set_momentum
+from visloom.run import How
+from visloom.schedule import Progress as Position
+from visloom.schedule import Schedule
+from visloom.task import Batch, Losses, Progress
+
+if TYPE_CHECKING:
+    from visloom.module import TaskModule
+
+
+_NOTHING = nullcontext()
+
+
+class Feed(Protocol):
+    """What the engine reads from: a `visloom.loader.Loader`, or anything that yields micro-batches by step."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def open(self, start: int = 0) -> Iterator[Batch]: ...
+
+
+class Step(NamedTuple):
+    """What one turn reports. Tensors stay on the device and are not waited for.
+
+    index: updates done, this one included (1-based).  epoch: the same in epochs.
+    losses, logs: 0-dim tensors by name, averaged over micro-batches.  lr: learning rate by parameter group.
+    grad_norm: 0-dim norm before clipping, or None if nothing needed it.
+    seconds: host time of the turn.  waited: the part of it that was spent waiting for data.
+    """
+
+    index: int
+    epoch: float
+    losses: dict[str, Tensor]
+    logs: dict[str, Tensor]
+    lr: dict[str, float]
+    grad_norm: Tensor | None
+    seconds: float
+    waited: float
+
+
+class Bad(NamedTuple):
+    """A step whose gradient was not finite: its number (0-based) and the samples of its batches."""
+
+    step: int
+    ids: tuple[str, ...]
+
+
+class Engine:
+    """Trains a task: one optimizer update per turn of `steps()`.
+
+    Args:
+        task: the module whose forward returns losses, on its device.
+        feed: yields micro-batches from any step on.
+        optimizer: what `visloom.optim.build_optimizer` returns.
+        schedule: learning rate as a function of (base, position).
+        total: number of updates.
+        how: precision, accumulation, clipping, averaging, policy for non-finite gradients.
+        seed: key of everything the task draws (dropout).
+        start: updates already done.
+        momentum: schedule of SGD's momentum or Adam's first beta, or None.
+    """
+
+    def __init__(
+        self,
+        task: TaskModule,
+        feed: Feed,
+        optimizer: Optimizers,
+        schedule: Schedule,
+        *,
+        total: int,
+        how: How | None = None,
+        seed: int = 0,
+        start: int = 0,
+        momentum: Schedule | None = None,
+    ) -> None:
+        self.task, self.feed, self.optimizer = task, feed, optimizer
+        self.schedule, self.momentum = schedule, momentum
+        self.how = how = how if how is not None else How(precision="fp32")
+        self.total, self.step = total, start
+        self.steps_per_epoch = feed.steps_per_epoch
+        self.seed = fold(seed, "step")
+        self.skipped: set[int] = set()  # steps that are passed over, by rollback
+        self.device = next(task.parameters()).device
+        self.wrapped = dist.wrap(task, how, self.device)
+        self.autocast, self.scaler = precision(how, self.device)
+        self.average = Average(task, how.ema) if how.ema else None
+        self.progress = Progress(
+            torch.zeros((), device=self.device), torch.full((), float(total), device=self.device)
+        )
+        self.parameters = [p for p in task.parameters() if p.requires_grad]
+        self._world = dist.world()
+        self._watch = how.non_finite.policy != "ignore" and self.scaler is None
+        self._on_device = self._watch and optimizer.supports_found_inf
+        self._flags: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self._keep_buffers = _float_buffers(task) if how.non_finite.policy in ("skip", "rollback") else []
+        self._backup = [b.detach().clone() for b in self._keep_buffers]
+        self._reopen = False
+        self._checked_contract = False
+        if self._on_device:
+            optimizer.prepare()
+        train_mode(task, how)
+
+    # ------------------------------------------------------------------------------------------------- one turn
+
+    def steps(self) -> Iterator[Step]:
+        """Yield one Step per optimizer update until `total`; leaving the loop stops the data workers."""
+        batches = self.feed.open(self.step)
+        try:
+            while self.step < self.total:
+                if self._reopen:
+                    _close(batches)
+                    batches, self._reopen = self.feed.open(self.step), False
+                if self.step in self.skipped:
+                    for _ in range(self.how.accumulate):
+                        next(batches)
+                    self.step += 1
+                    continue
+                yield self._turn(batches)
+        finally:
+            _close(batches)
+
+    def _turn(self, batches: Iterator[Batch]) -> Step:
+        began = perf_counter()
+        how, step, optimizer = self.how, self.step, self.optimizer
+        at = Position(step, self.total, self.steps_per_epoch)
+        lr = set_lr(optimizer.groups, self.schedule, at)
+        if self.momentum is not None:
+            set_momentum(optimizer.groups, self.momentum, at)
+        self.progress.step.fill_(float(step))
+        if self._backup:
+            torch._foreach_copy_(self._backup, self._keep_buffers)
+
+        waited, ids = 0.0, ()
+        seen: Losses | None = None
+        for micro in range(how.accumulate):
+            asked = perf_counter()
+            batch = next(batches)
+            waited += perf_counter() - asked
+            seed_torch(
+                count(self.seed, (step * how.accumulate + micro) * self._world.size + self._world.rank)
+            )
+            batch.progress = self.progress
+            with self.wrapped.quiet() if micro < how.accumulate - 1 else _NOTHING:
+                with self.autocast:
+                    losses = self.wrapped.call(batch)
+                    if not self._checked_contract:
+                        self._check_losses(losses)
+                    loss = _total(losses.terms)
+                if how.accumulate > 1:
+                    loss = loss / how.accumulate
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            seen = losses if seen is None else _added(seen, losses)
+            ids += batch.ids
+            if self.scaler is not None and how.non_finite.policy != "ignore":
+                # the scaler skips overflows by itself; a loss that is not finite is no overflow of the scale
+                self._flags.append((step, batch.ids, ~torch.isfinite(loss.detach())))
+
+        if how.idle == "zero":
+            _fill_idle(self.parameters)
+        norm = self._clip()
+        self._update(norm, ids)
+        for p in self.parameters:
+            p.grad = None
+        if self.average is not None:
+            self.average.update(step)
+        self.step = step + 1
+        assert seen is not None
+        terms, logs = _detached(seen, how.accumulate)
+        done = perf_counter()
+        return Step(self.step, self.step / at.steps_per_epoch, terms, logs, lr, norm, done - began, waited)
+
+    def _clip(self) -> Tensor | None:
+        """Clip gradients, and return their norm where clipping or the finite check needs it."""
+        clip = self.how.clip
+        if clip is None and not self._watch:
+            return None
+        if self.scaler is not None:
+            for part in self.optimizer.parts:
+                self.scaler.unscale_(part)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, clip.norm_type if clip else 2.0, foreach=True)
+        if clip is not None and clip.norm is not None:
+            scale = torch.clamp(clip.norm / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_(gradients, scale)
+        elif clip is not None and clip.value is not None:
+            torch._foreach_clamp_min_(gradients, -clip.value)
+            torch._foreach_clamp_max_(gradients, clip.value)
+        return norm
+
+    def _update(self, norm: Tensor | None, ids: tuple[str, ...]) -> None:
+        """Take the optimizer's step, unless the gradient is not finite.
+
+        Fused optimizers skip on the device; others pay one wait per step for the answer.
+        """
+        optimizer = self.optimizer
+        if self.scaler is not None:
+            for part in optimizer.parts:
+                self.scaler.step(part)
+            self.scaler.update()
+            return
+        if not self._watch or norm is None:
+            optimizer.step()
+            return
+        bad = ~torch.isfinite(norm)
+        self._flags.append((self.step, ids, bad))
+        if self._on_device:
+            found = bad.float()
+            for part in optimizer.parts:
+                part.found_inf = found
+            optimizer.step()
+        elif not bool(bad):
+            optimizer.step()
+        for buffer, kept in zip(self._keep_buffers, self._backup, strict=True):
+            torch.where(bad, kept, buffer, out=buffer)
+
+    def bad_steps(self) -> list[Bad]:
+        """Return the steps since the last call whose update was not finite; waits for the device."""
+        if not self._flags:
+            return []
+        flags = torch.stack([flag for _, _, flag in self._flags]).tolist()
+        bad = [Bad(step, ids) for (step, ids, _), flag in zip(self._flags, flags, strict=True) if flag]
+        self._flags.clear()
+        return bad
+
+    # ---------------------------------------------------------------------------------------------------- state
+
+    @property
+    def best_module(self) -> TaskModule:
+        """The module to evaluate and to ship: the average where it is kept beside the task, else the task."""
+        average = self.average
+        if average is not None and average.separate and average.ema.evaluate:
+            return average.module  # type: ignore[return-value]
+        return self.task
+
+    def state(self) -> State:
+        """Return everything a resumed run needs: weights, moments, averages, the step, and a small ledger."""
+        model, extra = split_state(self.task)
+        optim, plain = self.optimizer.state_by_name(self.task)
+        tensors = {"model": model, "optim": optim}
+        if self.average is not None and self.average.separate:
+            tensors["ema"] = split_state(self.average.module)[0]
+        data: dict[str, Any] = {"optim": plain, "extra": extra, "skipped": sorted(self.skipped)}
+        if self.scaler is not None:
+            data["scaler"] = self.scaler.state_dict()
+        return State(self.step, tensors, data)
+
+    def restore(self, state: State) -> None:
+        """Continue from a state, exactly; `steps()` reopens its data there."""
+        load_weights(self.task, state.tensors["model"], state.data.get("extra", {}))
+        self.optimizer.load_state_by_name(
+            self.task, state.tensors.get("optim", {}), state.data.get("optim", {})
+        )
+        if self.average is not None and self.average.separate:
+            if "ema" not in state.tensors:
+                raise CheckpointError(
+                    "the run averages weights (how.ema) but the checkpoint has no average; start a branch instead"
+                )
+            load_weights(self.average.module, state.tensors["ema"], state.data.get("extra", {}))
+        if self.scaler is not None and "scaler" in state.data:
+            self.scaler.load_state_dict(state.data["scaler"])
+        self.skipped = set(state.data.get("skipped", ()))
+        self.step = state.step
+        self._flags.clear()
+        self._reopen = True
+
+    def _check_losses(self, losses: Any) -> None:
+        check_losses(type(self.task).__name__, losses)
+        self._checked_contract = True
+
+
+# ------------------------------------------------------------------------------------------------------- helpers
+
+
+def check_losses(name: str, losses: Any) -> None:
+    """Raise ContractError, in words, unless a forward returned Losses of 0-dim tensors."""
+    if not isinstance(losses, Losses):
+        raise ContractError(
+            f"{name}.forward returned {type(losses).__name__}, expected visloom.Losses(terms={{name: 0-dim tensor}}, "
+            f"logs={{...}}, count=0-dim tensor)",
+            path="task",
+        )
+    if not losses.terms:
+        raise ContractError(
+            f"{name}.forward returned no loss terms: there is nothing to minimise", path="task"
+        )
+    for part, values in (("terms", losses.terms), ("logs", losses.logs), ("count", {"": losses.count})):
+        for key, value in values.items():
+            if not isinstance(value, Tensor) or value.ndim != 0:
+                what = (
+                    f"a tensor of shape {tuple(value.shape)}"
+                    if isinstance(value, Tensor)
+                    else repr(type(value))
+                )
+                raise ContractError(
+                    f"{name}.forward: {part}{f'[{key!r}]' if key else ''} is {what}, expected a 0-dim tensor",
+                    path="task",
+                )
+
+
+def precision(
+    how: How, device: torch.device
+) -> tuple[AbstractContextManager[Any], torch.amp.GradScaler | None]:
+    """Return the autocast context and the gradient scaler that `how.precision` means on a device."""
+    dtype = resolve_precision(how.precision, device)
+    if dtype is torch.float32:
+        return nullcontext(), None
+    scaler = torch.amp.GradScaler(device.type) if dtype is torch.float16 else None
+    return torch.autocast(device.type, dtype), scaler
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that a precision name means on a device.
+
+    "auto" takes bf16 on CUDA and on CPUs that multiply it natively (AMX or AVX512-BF16); elsewhere emulated bf16
+    would be slower than fp32.
+    """
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        native = native or (
+            device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_bf16()
+        )
+        return torch.bfloat16 if native else torch.float32
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name not in known:
+        raise ConfigError(f"how.precision is auto, fp32, bf16 or fp16, got {name!r}", path="how.precision")
+    return known[name]
+
+
+def _cpu_bf16() -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", file.read(200_000)) is not None
+    except OSError:
+        return False
+
+
+def train_mode(task: nn.Module, how: How) -> None:
+    """Put a task in training mode, but for batch-norm layers whose statistics are frozen."""
+    task.train()
+    if how.frozen_norms is None:
+        return
+    pattern = re.compile(how.frozen_norms)
+    found = False
+    for name, module in task.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and pattern.search(name):
+            module.eval()
+            found = True
+    if not found:
+        raise ConfigError(
+            f"how.frozen_norms={how.frozen_norms!r} matches no batch-norm layer of the task",
+            path="how.frozen_norms",
+        )
+
+
+def split_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a module's state as tensors and as the JSON-able extra state of its parts."""
+    tensors, extra = {}, {}
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            extra[name] = value
+    return tensors, extra
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+    """Load a whole state; a missing, unexpected or wrong-shape key is an error that lists them."""
+    try:
+        module.load_state_dict({**tensors, **extra}, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint does not fit the task: {error}") from error
+
+
+def _float_buffers(task: nn.Module) -> list[Tensor]:
+    return list(task.buffers())
+
+
+def _total(terms: Mapping[str, Tensor]) -> Tensor:
+    values = iter(terms.values())
+    total = next(values)
+    for value in values:
+        total = total + value
+    return total
+
+
+def _added(a: Losses, b: Losses) -> Losses:
+    def add(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            k: x[k].detach() + y[k].detach() if k in x and k in y else x.get(k, y.get(k)) for k in {**x, **y}
+        }  # type: ignore[misc]
+
+    return Losses(add(a.terms, b.terms), add(a.logs, b.logs), a.count + b.count)
+
+
+def _detached(losses: Losses, micro: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    if micro == 1:
+        return {k: v.detach() for k, v in losses.terms.items()}, {
+            k: v.detach() for k, v in losses.logs.items()
+        }
+    return (
+        {k: v.detach() / micro for k, v in losses.terms.items()},
+        {k: v.detach() / micro for k, v in losses.logs.items()},
+    )
+
+
+def _fill_idle(parameters: list[nn.Parameter]) -> None:
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+
+
+def _close(batches: Any) -> None:
+    close: Callable[[], None] | None = getattr(batches, "close", None)
+    if close is not None:
+        close()

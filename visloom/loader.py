@@ -1,0 +1,295 @@
+"""Loader: the batches of a stream, from this process or from workers, from any step on.
+
+The plan (step, micro-batch) is handed to torch's DataLoader as its sampler, so what a worker makes depends on
+the plan alone. Each worker writes the step and the sample it is at into a shared table: when one dies or hangs,
+the error names the sample. On a GPU, batches are copied on a side stream while the previous one is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from visloom.errors import ContractError, DataError
+from visloom.keys import fold
+from visloom.run import Host
+from visloom.stream import Stream, Tickets
+from visloom.task import Batch, TaskSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from visloom.sample import Sample
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker sends back instead of a batch."""
+
+    message: str
+
+
+class Plan(Dataset[Any]):
+    """Makes the micro-batch (step, micro) of one process: picklable, the same in every worker.
+
+    seed: key of the micro-batch's own draws (mixup); None in evaluation.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        spec: TaskSpec,
+        *,
+        seed: int | None,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        self.stream, self.spec, self.seed = stream, spec, seed
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self.table: Tensor | None = None  # (workers, 3) int64: pid, step, position in the batch
+
+    def tickets(self, step: int, micro: int) -> Tickets:
+        """The tickets of this process in one micro-batch."""
+        return self.stream.tickets(step).shard(self.rank, self.world).shard(micro, self.accumulate)
+
+    def make(
+        self, step: int, micro: int, note: Callable[[int], None] | None = None, *, collate: bool = True
+    ) -> Any:
+        """Read, transform and collate; failures are DataErrors that name the sample."""
+        samples = self.stream.load(self.tickets(step, micro), note)
+        key = None if self.seed is None else fold(self.seed, "batch", step, micro)
+        return collated(self.spec, samples, key) if collate else samples
+
+    def __getitem__(self, at: tuple[int, int]) -> Any:
+        step, micro = at
+        note = None
+        info = torch.utils.data.get_worker_info()
+        if info is not None and self.table is not None:
+            row = self.table[info.id]
+            row[0], row[1], row[2] = os.getpid(), step, 0
+
+            def note(position: int) -> None:
+                row[2] = position
+
+        try:
+            return self.make(step, micro, note)
+        except DataError as error:
+            return _Failure(str(error))
+        except ContractError as error:
+            return _Failure(str(error))
+
+    def name(self, step: int, micro: int, position: int) -> str:
+        """Name one sample of a batch for an error message."""
+        tickets = self.tickets(step, micro)
+        if not 0 <= position < len(tickets):
+            return f"step {step}"
+        ticket = tickets[position]
+        source = self.stream.leaves()[ticket.source].source
+        return f"step {step}, source {ticket.source} ({type(source).__name__}), sample {ticket.index}"
+
+
+class _Order:
+    """The (step, micro-batch) pairs from one step to another, not held in memory."""
+
+    def __init__(self, start: int, stop: int, accumulate: int) -> None:
+        self.start, self.stop, self.accumulate = start, stop, accumulate
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start) * self.accumulate
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The pair at a position."""
+        step, micro = divmod(number, self.accumulate)
+        return self.start + step, micro
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return (self.place(number) for number in range(len(self)))
+
+
+def collated(spec: TaskSpec, samples: Sequence[Sample], key: int | None) -> Batch:
+    """Collate, and say which class broke the contract if it did."""
+    try:
+        batch = spec.collate(samples, key)
+    except (DataError, ContractError):
+        raise
+    except Exception as error:
+        ids = ", ".join(repr(s.id) for s in list(samples)[:3])
+        raise DataError(
+            f"{type(spec).__name__}.collate failed on samples {ids} ...: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(batch, Batch):
+        raise ContractError(
+            f"{type(spec).__name__}.collate returned {type(batch).__name__}, expected a subclass of "
+            f"visloom.task.Batch (a dataclass of tensors with `ids`)",
+            path="task",
+        )
+    return batch
+
+
+class Loader:
+    """Batches of one process, on its device.
+
+    Args:
+        plan: what a (step, micro) is.
+        host: workers, start method, prefetch, timeout, pinning.
+        device: where batches go.
+        stop: step after the last one.
+    """
+
+    def __init__(self, plan: Plan, host: Host, device: torch.device, stop: int) -> None:
+        self.plan, self.host, self.device, self.stop = plan, host, device, stop
+        self.workers = choose_workers(plan.stream, host, device)
+
+    @property
+    def batch(self) -> int:
+        """Samples per step, over all processes."""
+        return self.plan.stream.batch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch of the stream."""
+        return self.plan.stream.steps_per_epoch
+
+    def open(self, start: int = 0) -> Iterator[Batch]:
+        """Yield the micro-batches of steps `start`, ... in order; closing the iterator stops the workers."""
+        at = _Order(start, self.stop, self.plan.accumulate)
+        made = self._local(at) if self.workers == 0 else self._workers(at)
+        return _side_stream(made, self.device) if self.device.type == "cuda" else self._moved(made)
+
+    def _moved(self, made: Iterator[Batch]) -> Iterator[Batch]:
+        with closing(made):  # type: ignore[type-var]
+            for batch in made:
+                yield batch if self.device.type == "cpu" else batch.to(self.device)
+
+    def _local(self, at: _Order) -> Iterator[Batch]:
+        pin = self.device.type == "cuda" and self.host.pin
+        for step, micro in at:
+            batch = self.plan.make(step, micro)
+            yield batch.pin_memory() if pin else batch
+
+    def _workers(self, at: _Order) -> Iterator[Batch]:
+        self.plan.table = table = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
+        with warnings.catch_warnings():
+            # torch advises against more workers than cores; the number is the user's to choose
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            iterator = iter(self._torch_loader(at))
+        try:
+            for number in range(len(at)):
+                try:
+                    batch = next(iterator)
+                except RuntimeError as error:
+                    self._explain(error, table, at, number)
+                if isinstance(batch, _Failure):
+                    raise DataError(batch.message)
+                yield batch
+        finally:
+            shut = getattr(iterator, "_shutdown_workers", None)  # at once, not when the collector comes by
+            if shut is not None:
+                shut()
+
+    def _torch_loader(self, at: _Order) -> DataLoader[Any]:
+        return DataLoader(
+            self.plan,
+            batch_size=None,
+            sampler=at,
+            num_workers=self.workers,
+            prefetch_factor=self.host.prefetch,
+            timeout=self.host.timeout,
+            multiprocessing_context=start_method(self.host),
+            worker_init_fn=_begin,
+            pin_memory=self.device.type == "cuda" and self.host.pin,
+            generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
+        )
+
+    def _explain(self, error: RuntimeError, table: Tensor, at: _Order, number: int) -> NoReturn:
+        text = str(error)
+        rows = table.tolist()
+        if "timed out" in text:
+            step, micro = at.place(number)
+            worker = number % self.workers
+            where = self.plan.name(step, micro, rows[worker][2] if rows[worker][1] == step else 0)
+            raise DataError(
+                f"a data worker (pid {rows[worker][0]}) gave no batch for {self.host.timeout:g} s; it hangs at "
+                f"{where}. Look at that sample, or raise host.timeout if it is only slow."
+            ) from error
+        pids = {int(p) for p in re.findall(r"\d+", text)}
+        for pid, step, position in rows:
+            if pid in pids:
+                where = self.plan.name(step, 0, position)
+                raise DataError(
+                    f"a data worker (pid {pid}) died at {where}. If the system ran out of memory, use fewer "
+                    f"host.workers; if /dev/shm is full, enlarge it or set host.workers=0. ({_first(text)})"
+                ) from error
+        if "worker" in text.lower() or "shared memory" in text.lower():
+            raise DataError(
+                f"the data workers stopped: {_first(text)}. If /dev/shm is full, enlarge it or set host.workers=0"
+            ) from error
+        raise error
+
+
+def _first(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+def _begin(worker: int) -> None:
+    """Runs first in each worker: one thread each, and Ctrl-C is the main process's business."""
+    torch.set_num_threads(1)
+    calm_threads()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def calm_threads() -> None:
+    """Keep OpenCV from starting a thread pool of its own, if it is in use."""
+    try:
+        import cv2
+    except ImportError:  # pragma: no cover - a data set without pictures
+        return
+    cv2.setNumThreads(0)
+
+
+def start_method(host: Host) -> str:
+    """The start method that `auto` stands for: fork where it exists, for it starts at once."""
+    if host.start != "auto":
+        return host.start
+    return "fork" if sys.platform.startswith("linux") else "spawn"
+
+
+def choose_workers(stream: Stream, host: Host, device: torch.device) -> int:
+    """Return the number of data workers: what `host.workers` says, or a choice for -1."""
+    if host.workers >= 0:
+        return host.workers
+    if stream.in_memory():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores) if device.type == "cuda" else max(1, min(4, cores // 2))
+
+
+def _side_stream(made: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to the GPU on a side stream.
+
+    The host runs ahead of the GPU, so the copy goes on while the previous step still computes.
+    """
+    side = torch.cuda.Stream(device)
+    with closing(made):  # type: ignore[type-var]
+        for batch in made:
+            with torch.cuda.stream(side):
+                moved = batch.to(device, non_blocking=True)
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(side)
+            # the allocator must not hand this memory out again before the training stream is done with it
+            yield moved._map(lambda tensor: (tensor.record_stream(current), tensor)[1])  # noqa: B023

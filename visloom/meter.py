@@ -1,0 +1,80 @@
+"""Meter: means of losses and training metrics between log points, summed on the device and read only there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visloom import dist
+from visloom.engine import Step
+
+
+class Meter:
+    """Adds the values of each step on the device; `read()` gives means and starts a new window.
+
+    Every sum is part of the run's state, so a run that is killed between two log points logs the same means.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._epoch: dict[str, list[float]] = {}  # name -> [sum, count] over the epoch, on the host
+
+    @torch.no_grad()
+    def add(self, step: Step) -> None:
+        """Take in the losses and logs of one step."""
+        sums, counts = self._sums, self._counts
+        norm = {} if step.grad_norm is None else {"grad_norm": step.grad_norm}
+        for prefix, values in (("loss/", step.losses), ("", step.logs), ("", norm)):
+            for name, value in values.items():
+                key = prefix + name
+                if key in sums:
+                    sums[key].add_(value)
+                    counts[key] += 1
+                else:
+                    sums[key] = value.detach().float().clone()
+                    counts[key] = 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means since the last read, over all processes; waits for the device."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        totals = torch.stack(dist.mean([self._sums[n] for n in names])).tolist()
+        means = {}
+        for name, total in zip(names, totals, strict=True):
+            count = self._counts[name]
+            means[name] = total / count
+            epoch = self._epoch.setdefault(name, [0.0, 0])
+            epoch[0] += total
+            epoch[1] += count
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+    def read_epoch(self) -> dict[str, float]:
+        """Return the means over the epoch up to the last `read()`, and start a new epoch."""
+        means = {name: total / count for name, (total, count) in self._epoch.items()}
+        self._epoch.clear()
+        return means
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the sums (tensors) and the counts (JSON)."""
+        return dict(self._sums), {
+            "counts": dict(self._counts),
+            "epoch": {k: list(v) for k, v in self._epoch.items()},
+        }
+
+    def restore(self, tensors: dict[str, Tensor], data: dict[str, Any], device: torch.device) -> None:
+        """Continue from a state."""
+        self._sums = {name: value.to(device).clone() for name, value in tensors.items()}
+        self._counts = dict(data.get("counts", {}))
+        self._epoch = {name: [value[0], int(value[1])] for name, value in data.get("epoch", {}).items()}
+
+
+def split_names(means: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Split what a Meter reads into loss terms (without their prefix) and training metrics."""
+    losses = {name.removeprefix("loss/"): value for name, value in means.items() if name.startswith("loss/")}
+    return losses, {name: value for name, value in means.items() if not name.startswith("loss/")}

@@ -1,0 +1,1 @@
+"""Networks as plain `nn.Module`s: none of them knows of a config."""

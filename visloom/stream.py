@@ -1,0 +1,753 @@
+"""Streams: `tickets(step)` says exactly which samples, with which random keys, make the batch of that step.
+
+A stream is a function of the step and has no cursor, so there is no position to save or to lose: worker count,
+start method, resume point and world size cannot change the data.
+
+    Source    numbered samples: `len`, `read(index)`                         (data sets derive from it)
+    Shuffled  one source, a fresh permutation each epoch
+    Mixture   several annotated sources, one per step or mixed in a batch     (unified parsing)
+    Pair      two streams, a part of every batch each                        (domain adaptation)
+    Ordered   each sample exactly once, in order                             (evaluation)
+
+A ticket is (source, index, key). `key = fold(seed, source, ordinal)`, where ordinal is the running position in that
+source's endless stream, so a sample drawn twice gets two augmentations. The lowest bit of a key is not random: it
+alternates from one turn of a sample to the next, which is what an alternating flip needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visloom.errors import ConfigError, DataError
+from visloom.keys import fold, fold_array, permutation, uniforms
+
+if TYPE_CHECKING:
+    from visloom.sample import Sample, Stacked
+
+_LOW = np.uint64(1)
+
+
+class Ticket(NamedTuple):
+    """One sample of a batch: which source (leaf of the stream), which index in it, and its random key."""
+
+    source: int
+    index: int
+    key: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tickets:
+    """The tickets of one step, as three arrays.
+
+    source (B,) int32, index (B,) int64, key (B,) uint64; parts: lengths of the parts of the batch, which sum to B
+    (one for a Shuffled stream, two for a Pair).
+    """
+
+    source: NDArray[np.int32]
+    index: NDArray[np.int64]
+    key: NDArray[np.uint64]
+    parts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, at: int) -> Ticket:
+        return Ticket(int(self.source[at]), int(self.index[at]), int(self.key[at]))
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tickets) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Tickets({list(self)!r})"
+
+    def shard(self, rank: int, world: int) -> Tickets:
+        """Return what process `rank` of `world` reads: [rank::world] of every part."""
+        if world == 1:
+            return self
+        picks, lengths, start = [], [], 0
+        for length in self.parts:
+            pick = np.arange(start + rank, start + length, world)
+            picks.append(pick)
+            lengths.append(len(pick))
+            start += length
+        chosen = np.concatenate(picks)
+        return Tickets(self.source[chosen], self.index[chosen], self.key[chosen], tuple(lengths))
+
+    @staticmethod
+    def join(parts: Sequence[Tickets]) -> Tickets:
+        """Put the tickets of several parts one after the other."""
+        return Tickets(
+            np.concatenate([p.source for p in parts]),
+            np.concatenate([p.index for p in parts]),
+            np.concatenate([p.key for p in parts]),
+            tuple(length for p in parts for length in p.parts),
+        )
+
+
+class Readable(Protocol):
+    """Numbered samples: a `Source`, or a class of one's own with these two methods."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Sample:
+        """Read one sample."""
+        ...
+
+
+class Transform(Protocol):
+    """A change of one sample, drawn from a key. Transforms with `batch(images, keys)` also serve whole arrays."""
+
+    def __call__(self, sample: Sample, key: int) -> Sample: ...
+
+
+def subkey(key: int, position: int) -> int:
+    """The key of the transform at a position of the list; keeps the alternating lowest bit."""
+    return (fold(key, position) & ~1) | (key & 1)
+
+
+def subkeys(keys: NDArray[np.uint64], position: int) -> NDArray[np.uint64]:
+    """`subkey` for an array of keys: (N,) uint64 -> (N,) uint64."""
+    folded = _fold_into(keys, position)
+    return (folded & ~_LOW) | (keys & _LOW)
+
+
+def _fold_into(keys: NDArray[np.uint64], word: int) -> NDArray[np.uint64]:
+    """`fold(key, word)` for each key: the key is a seed here, so it is mixed first, as fold does."""
+    from visloom.keys import _GOLDEN, _mix_array
+
+    with np.errstate(over="ignore"):
+        return fold_array(_mix_array(keys + np.uint64(_GOLDEN)), word)
+
+
+# ----------------------------------------------------------------------------------------------------- sources
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a source, chosen by a keyed permutation: written `head:0.9` and `tail:0.9`.
+
+    `head:0.9` is nine tenths of the samples, `tail:0.9` the tenth that is left: training and validation streams
+    name the two halves of one split and give each its own transforms.
+    """
+
+    keep: Literal["head", "tail"]
+    fraction: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.keep not in ("head", "tail"):
+            raise ValueError(f"a split keeps 'head' or 'tail', got {self.keep!r}")
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"the fraction of a split lies between 0 and 1, got {self.fraction!r}")
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.fraction}" + (f":{self.seed}" if self.seed else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `head:FRACTION`, `tail:FRACTION` or either with `:SEED`; raises ValueError otherwise."""
+        words = text.split(":")
+        try:
+            return cls(words[0], float(words[1]), int(words[2]) if len(words) > 2 else 0)  # type: ignore[arg-type]
+        except (IndexError, ValueError) as error:
+            raise ValueError(f"a split is written head:0.9 or tail:0.9, got {text!r} ({error})") from None
+
+    def choose(self, count: int) -> NDArray[np.int64]:
+        """Return the sorted indices of this part among `count` samples: (n,) int64."""
+        order = permutation(fold(self.seed, "split"), count)
+        cut = round(count * self.fraction)
+        return np.sort(order[:cut] if self.keep == "head" else order[cut:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Base of data sets: numbered samples that are opened lazily.
+
+    A subclass is a frozen dataclass (its own configuration) and implements `count()` and `fetch(index)`; what
+    `open()` returns is cached by `opened()` and never pickled, compared or dumped. A class of one's own with
+    `__len__` and `read(index)` serves as well.
+
+    root: folder of the data, relative to `host.data`.  split: keep a part.  limit: keep the first samples of it.
+    """
+
+    root: str = ""
+    limit: int | None = None
+    split: Split | None = None
+
+    def open(self) -> Any:
+        """Read what every sample needs (an index, the whole set in memory, ...)."""
+        return None
+
+    def count(self) -> int:
+        """Samples before `split` and `limit`."""
+        raise TypeError(f"{type(self).__name__} must define count() -> int")
+
+    def fetch(self, index: int) -> Sample:
+        """Read one sample, by its number before `split` and `limit`."""
+        raise TypeError(f"{type(self).__name__} must define fetch(index) -> Sample")
+
+    def fetch_batch(self, indices: NDArray[np.int64]) -> Stacked | None:
+        """Read many samples that lie in memory as one array, or None if they do not."""
+        return None
+
+    def sizes_all(self) -> NDArray[np.int64] | None:
+        """(N, 2) heights and widths of all samples, or None if they are not known without reading them."""
+        return None
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label, or () if the source knows none."""
+        return ()
+
+    def labels_all(self) -> NDArray[np.int64] | None:
+        """(N,) class label of every sample, or None where a sample has no single label."""
+        return None
+
+    def check(self) -> list[str]:
+        """Look over the data before step 1: raise DataError for what cannot be used, return warnings."""
+        return []
+
+    # ---- what streams call
+
+    def opened(self) -> Any:
+        """Return what `open()` returned, opening on first use."""
+        state = self.__dict__
+        if "_opened" not in state:
+            object.__setattr__(self, "_opened", self.open())
+        return state["_opened"]
+
+    def chosen(self) -> NDArray[np.int64] | None:
+        """(n,) indices that `split` and `limit` keep, or None for all of them."""
+        if self.split is None and self.limit is None:
+            return None
+        if "_chosen" not in self.__dict__:
+            count = self.count()
+            kept = self.split.choose(count) if self.split else np.arange(count)
+            object.__setattr__(self, "_chosen", kept[: self.limit])
+        return self.__dict__["_chosen"]  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        kept = self.chosen()
+        return self.count() if kept is None else len(kept)
+
+    def read(self, index: int) -> Sample:
+        """Read sample `index` of those kept."""
+        kept = self.chosen()
+        return self.fetch(index if kept is None else int(kept[index]))
+
+    def read_batch(self, indices: NDArray[np.int64]) -> Stacked | None:
+        """Read many samples at once where the source can, else None."""
+        kept = self.chosen()
+        return self.fetch_batch(indices if kept is None else kept[indices])
+
+    def sizes(self) -> NDArray[np.int64] | None:
+        """(n, 2) heights and widths of the samples kept, or None."""
+        return self._kept(self.sizes_all())
+
+    def labels(self) -> NDArray[np.int64] | None:
+        """(n,) labels of the samples kept, or None."""
+        return self._kept(self.labels_all())
+
+    def _kept(self, values: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        kept = self.chosen()
+        return values if values is None or kept is None else values[kept]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+
+# ----------------------------------------------------------------------------------------------------- streams
+
+
+class Leaf(NamedTuple):
+    """A source with its transforms: what `Ticket.source` counts."""
+
+    source: Any
+    transform: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Base of streams. `seed` is mixed with the run's seed when the run starts; `epoch` overrides the number of
+    steps that are called one epoch."""
+
+    seed: int = 0
+
+    if TYPE_CHECKING:  # a field in some subclasses, a property in others
+
+        @property
+        def batch(self) -> int:
+            """Samples per step, over all processes."""
+            ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that make one epoch."""
+        raise TypeError(f"{type(self).__name__} must define steps_per_epoch")
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        """The sources of the stream with their transforms, in the order that `Ticket.source` counts."""
+        raise TypeError(f"{type(self).__name__} must define leaves()")
+
+    def tickets(self, step: int) -> Tickets:
+        """Return the tickets of step `step` (0-based), for all processes together."""
+        raise TypeError(f"{type(self).__name__} must define tickets(step)")
+
+    def check_world(self, world: int, accumulate: int = 1) -> None:
+        """Raise ConfigError if a part of the batch cannot be divided among processes and micro-batches."""
+        first = self.tickets(0)
+        for length in first.parts:
+            if length % (world * accumulate):
+                raise ConfigError(
+                    f"a part of the batch has {length} samples, which {world} process(es) x {accumulate} "
+                    f"micro-batch(es) do not divide; choose a batch that is a multiple of {world * accumulate}",
+                    path="train",
+                )
+
+    def load(self, tickets: Tickets, note: Callable[[int], None] | None = None) -> Sequence[Sample]:
+        """Read and transform the samples of some tickets, as one array where the source lies in memory.
+
+        note: told the position of each sample before it is read, so that a hung or dead worker can be asked
+            which sample it was at.
+        """
+        leaves = self.leaves()
+        stacked = self._load_stacked(leaves, tickets)
+        if stacked is not None:
+            return stacked
+        samples = []
+        for position, ticket in enumerate(tickets):
+            if note is not None:
+                note(position)
+            samples.append(load_one(leaves, ticket))
+        return samples
+
+    def in_memory(self) -> bool:
+        """Say whether whole batches come from memory in one gather, so that workers would only cost time."""
+        tickets = self.tickets(0)
+        return self._load_stacked(self.leaves(), tickets.shard(0, max(1, len(tickets)))) is not None
+
+    def _load_stacked(self, leaves: tuple[Leaf, ...], tickets: Tickets) -> Stacked | None:
+        if not len(tickets) or (tickets.source != tickets.source[0]).any():
+            return None
+        number = int(tickets.source[0])
+        leaf = leaves[number]
+        batchers = [getattr(t, "batch", None) for t in leaf.transform]
+        read_batch: Callable[..., Stacked | None] | None = getattr(leaf.source, "read_batch", None)
+        if read_batch is None or not all(callable(b) for b in batchers):
+            return None
+        stacked = read_batch(tickets.index)
+        if stacked is None:
+            return None
+        image = stacked.image
+        for position, batcher in enumerate(batchers):
+            image = batcher(image, subkeys(tickets.key, position))  # type: ignore[misc]
+        return dataclasses.replace(stacked, image=image, source=number)
+
+
+def load_one(leaves: tuple[Leaf, ...], ticket: Ticket) -> Sample:
+    """Read and transform one sample; a failure names the source, the index and the sample."""
+    leaf = leaves[ticket.source]
+    sample = None
+    try:
+        sample = leaf.source.read(ticket.index)
+        for position, transform in enumerate(leaf.transform):
+            sample = transform(sample, subkey(ticket.key, position))
+        resolve = getattr(sample, "resolve", None)
+        if resolve is not None:
+            sample = resolve()
+        sample.source = ticket.source
+        return sample  # type: ignore[no-any-return]
+    except DataError as error:
+        raise DataError(f"{error} [{_where(leaf, ticket, sample)}]") from error
+    except Exception as error:
+        raise DataError(f"{_where(leaf, ticket, sample)}: {type(error).__name__}: {error}") from error
+
+
+def _where(leaf: Leaf, ticket: Ticket, sample: Any) -> str:
+    name = f", id {sample.id!r}" if sample is not None and hasattr(sample, "id") else ""
+    return f"source {ticket.source} ({type(leaf.source).__name__}), sample {ticket.index}{name}"
+
+
+@lru_cache(maxsize=16)
+def _order(key: int, n: int, shuffle: bool) -> NDArray[np.int64]:
+    return permutation(key, n) if shuffle else np.arange(n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shuffled(Stream):
+    """One source in a fresh order each epoch.
+
+    batch: samples per step, over all processes.
+    transform: applied in order, each under its own key.
+    tail: the last samples of an epoch that do not fill a batch are left out ("drop"), come as a short batch
+        ("keep"), or are joined with the next epoch's first ones ("wrap").
+    group: "orientation" makes batches of landscape or of portrait images only (needs `sizes()`); the share of each
+        is exact over epochs and no sample is lost: what does not fill a batch waits for the next epoch.
+    """
+
+    source: Readable
+    batch: int  # type: ignore[misc]
+    transform: tuple[Transform, ...] = ()
+    group: Literal["none", "orientation"] = "none"
+    tail: Literal["drop", "keep", "wrap"] = "drop"
+    shuffle: bool = True
+    epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        if self.epoch is not None:
+            return self.epoch
+        n, batch = self._length(), self.batch
+        return (
+            -(-n // batch) if self.tail in ("keep", "wrap") and self.group == "none" else max(1, n // batch)
+        )
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        return (Leaf(self.source, self.transform),)
+
+    def tickets(self, step: int) -> Tickets:
+        if self.group == "orientation":
+            return self._grouped(step)
+        n, batch = self._length(), self.batch
+        if self.tail == "wrap":
+            return self.at(np.arange(step * batch, (step + 1) * batch), 0)
+        steps = -(-n // batch) if self.tail == "keep" else n // batch
+        turn, place = divmod(step, steps)
+        start = turn * n + place * batch
+        return self.at(np.arange(start, min(start + batch, (turn + 1) * n)), 0)
+
+    def at(self, ordinals: NDArray[np.int64], number: int) -> Tickets:
+        """Return the tickets at running positions of this source's endless stream, as source `number`.
+
+        ordinals: (B,) int64, non-decreasing. An epoch of the endless stream is every sample once.
+        """
+        n = self._length()
+        turns, places = np.divmod(ordinals, n)
+        index = np.empty(len(ordinals), np.int64)
+        for turn in np.unique(turns):
+            here = turns == turn
+            index[here] = _order(fold(self.seed, "order", int(turn)), n, self.shuffle)[places[here]]
+        return self._issue(index, ordinals, turns, number)
+
+    def _issue(
+        self, index: NDArray[np.int64], ordinals: NDArray[np.int64], turns: NDArray[np.int64], number: int
+    ) -> Tickets:
+        keys = fold_array(fold(self.seed, "sample"), ordinals)
+        first = fold_array(fold(self.seed, "phase"), index)
+        keys = (keys & ~_LOW) | ((first + turns.astype(np.uint64)) & _LOW)
+        return Tickets(np.full(len(index), number, np.int32), index, keys, (len(index),))
+
+    def _length(self) -> int:
+        if "_n" not in self.__dict__:
+            n = len(self.source)
+            if n == 0:
+                raise DataError(f"{self.source!r} has no samples: check its folder, split and limit")
+            if self.tail == "drop" and n < self.batch:
+                raise DataError(
+                    f"{self.source!r} has {n} samples, fewer than one batch of {self.batch}: "
+                    f'choose a smaller batch, or tail="wrap"'
+                )
+            object.__setattr__(self, "_n", n)
+        return self.__dict__["_n"]  # type: ignore[no-any-return]
+
+    # ---- aspect grouping: a closed form, so that it needs no state either. Group g with n_g samples has made
+    # floor(e * n_g / batch) batches by the end of epoch e; within an epoch the groups come in a keyed order.
+
+    def _members(self) -> list[NDArray[np.int64]]:
+        if "_groups" not in self.__dict__:
+            sizes = self.source.sizes()
+            if sizes is None:
+                raise ConfigError(
+                    f"group='orientation' needs the image sizes, which {type(self.source).__name__} does not know; "
+                    f"give it sizes() or set group: none",
+                    path="train.group",
+                )
+            wide = sizes[:, 1] >= sizes[:, 0]
+            groups = [g for g in (np.flatnonzero(wide), np.flatnonzero(~wide)) if len(g)]
+            object.__setattr__(self, "_groups", groups)
+        return self.__dict__["_groups"]  # type: ignore[no-any-return]
+
+    def _made(self, turn: int) -> list[int]:
+        """Batches of each group that are done before epoch `turn`."""
+        return [turn * len(g) // self.batch for g in self._members()]
+
+    def _grouped(self, step: int) -> Tickets:
+        n = self._length()
+        turn = step * self.batch // n
+        while sum(self._made(turn + 1)) <= step:  # at most as many times as there are groups
+            turn += 1
+        before, after = self._made(turn), self._made(turn + 1)
+        plan = np.repeat(np.arange(len(before)), [b - a for a, b in zip(before, after, strict=True)])
+        plan = plan[_order(fold(self.seed, "groups", turn), len(plan), self.shuffle)]
+        place = step - sum(before)
+        which = int(plan[place])
+        number = before[which] + int((plan[:place] == which).sum())
+        members = self._members()[which]
+        ordinals = np.arange(number * self.batch, (number + 1) * self.batch)
+        turns, places = np.divmod(ordinals, len(members))
+        index = np.empty(self.batch, np.int64)
+        for t in np.unique(turns):
+            here = turns == t
+            order = _order(fold(self.seed, "order", which, int(t)), len(members), self.shuffle)
+            index[here] = members[order[places[here]]]
+        return self._issue(index, ordinals * len(self._members()) + which, turns, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _public_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _restore_state(self, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(Stream):
+    """Several annotated sources, drawn with weights (unified perceptual parsing).
+
+    parts: the streams, one per source.
+    weights: "size" (in proportion to the number of samples), or one positive weight per part.
+    scope: "step" takes a whole batch from one source, the same on every process; "sample" draws a source for
+        each sample. A head that depends on the source and is idle on some processes would hang the exchange of
+        gradients, hence "step" by default.
+    epoch: steps that are called one epoch; by default as many as the parts' samples fill.
+    """
+
+    parts: tuple[Shuffled, ...]
+    weights: Literal["size"] | tuple[float, ...] = "size"
+    scope: Literal["step", "sample"] = "step"
+    epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("a mixture needs at least one part")
+        if self.weights != "size" and (len(self.weights) != len(self.parts) or min(self.weights) <= 0):
+            raise ValueError(
+                f"weights must be 'size' or {len(self.parts)} positive numbers, got {self.weights!r}"
+            )
+        if self.scope == "sample" and len({p.batch for p in self.parts}) > 1:
+            raise ValueError("with scope='sample' all parts must name the same batch")
+
+    @property
+    def batch(self) -> int:
+        return max(p.batch for p in self.parts)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        if self.epoch is not None:
+            return self.epoch
+        return max(1, sum(p._length() for p in self.parts) // self.batch)
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        return tuple(leaf for part in self.parts for leaf in part.leaves())
+
+    def _share(self) -> NDArray[np.float64]:
+        weights = [p._length() for p in self.parts] if self.weights == "size" else list(self.weights)
+        return np.cumsum(np.asarray(weights, np.float64)) / float(sum(weights))
+
+    def tickets(self, step: int) -> Tickets:
+        share = tuple(self._share().tolist())
+        if self.scope == "step":
+            which, earlier = _draws(fold(self.seed, "mixture"), share, step, 1)
+            part = int(which[0])
+            drawn = self._part(part).tickets(int(earlier[part]))
+            return Tickets(np.full(len(drawn), part, np.int32), drawn.index, drawn.key, drawn.parts)
+        which, earlier = _draws(fold(self.seed, "mixture"), share, step, self.batch)
+        index = np.empty(self.batch, np.int64)
+        key = np.empty(self.batch, np.uint64)
+        for part in np.unique(which):
+            here = which == part
+            first = int(earlier[part])
+            drawn = self._part(int(part)).at(np.arange(first, first + int(here.sum())), int(part))
+            index[here], key[here] = drawn.index, drawn.key
+        return Tickets(which.astype(np.int32), index, key, (self.batch,))
+
+    def _part(self, number: int) -> Shuffled:
+        """Part `number` under its own seed, so that two parts never share an order."""
+        if "_parts" not in self.__dict__:
+            seeded = tuple(
+                dataclasses.replace(p, seed=fold(self.seed, "part", i, p.seed))
+                for i, p in enumerate(self.parts)
+            )
+            object.__setattr__(self, "_parts", seeded)
+        return self.__dict__["_parts"][number]  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _public_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _restore_state(self, state)
+
+
+_BLOCK = 1 << 16
+
+
+@lru_cache(maxsize=64)
+def _block(key: int, share: tuple[float, ...], block: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """Draws number block * _BLOCK ... of a mixture, and how often each part was drawn up to the end of the block."""
+    numbers = np.arange(block * _BLOCK, (block + 1) * _BLOCK)
+    which = np.searchsorted(np.asarray(share), uniforms(fold_array(key, numbers), 1)[:, 0], side="right")
+    which = np.minimum(which, len(share) - 1).astype(np.int16)
+    return which, np.bincount(which, minlength=len(share)).astype(np.int64)
+
+
+@lru_cache(maxsize=64)
+def _before(key: int, share: tuple[float, ...], block: int) -> NDArray[np.int64]:
+    counts = np.zeros(len(share), np.int64)
+    for earlier in range(block):
+        counts += _block(key, share, earlier)[1]
+    return counts
+
+
+def _draws(
+    key: int, share: tuple[float, ...], step: int, size: int
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """The sources of draws step*size ... and how often each was drawn before them.
+
+    Counter-based: nothing is remembered but a cache. One million draws are counted again in under 0.1 s.
+    """
+    start, stop = step * size, (step + 1) * size
+    block = start // _BLOCK
+    counts = _before(key, share, block).copy()
+    which = _block(key, share, block)[0]
+    counts += np.bincount(which[: start - block * _BLOCK], minlength=len(share))
+    pieces = [which[start - block * _BLOCK : stop - block * _BLOCK]]
+    while (block + 1) * _BLOCK < stop:
+        block += 1
+        pieces.append(_block(key, share, block)[0][: stop - block * _BLOCK])
+    return np.concatenate(pieces), counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Stream):
+    """Two streams side by side: every step has a part of each (domain adaptation).
+
+    `batch.source` tells them apart: 0... are the leaves of `source`, the numbers after those of `target`. An epoch
+    is the source's, unless `epoch` says a number of steps.
+    """
+
+    source: Shuffled | Mixture
+    target: Shuffled | Mixture
+    epoch: int | None = None
+
+    @property
+    def batch(self) -> int:
+        return self.source.batch + self.target.batch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.epoch if self.epoch is not None else self.source.steps_per_epoch
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        return (*self.source.leaves(), *self.target.leaves())
+
+    def tickets(self, step: int) -> Tickets:
+        source, target = self._halves()
+        left, right = source.tickets(step), target.tickets(step)
+        offset = len(self.source.leaves())
+        moved = Tickets(right.source + np.int32(offset), right.index, right.key, right.parts)
+        return Tickets.join([left, moved])
+
+    def _halves(self) -> tuple[Stream, Stream]:
+        if "_both" not in self.__dict__:
+            both = tuple(
+                dataclasses.replace(half, seed=fold(self.seed, name, half.seed))
+                for name, half in (("source", self.source), ("target", self.target))
+            )
+            object.__setattr__(self, "_both", both)
+        return self.__dict__["_both"]  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _public_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _restore_state(self, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordered(Stream):
+    """Each sample exactly once, in order, for evaluation: `len(stream)` steps, the last one may be short.
+
+    Process r of W takes [r::W] of every batch, so each sample is seen by one process and none is padded.
+    """
+
+    source: Readable
+    batch: int  # type: ignore[misc]
+    transform: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self)
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        return (Leaf(self.source, self.transform),)
+
+    def tickets(self, step: int) -> Tickets:
+        index = np.arange(step * self.batch, min((step + 1) * self.batch, len(self.source)))
+        keys = fold_array(fold(self.seed, "sample"), index)
+        return Tickets(np.zeros(len(index), np.int32), index, keys, (len(index),))
+
+
+def _public_state(value: Any) -> dict[str, Any]:
+    """What of a frozen dataclass is pickled: its fields, not what it cached."""
+    return {name: item for name, item in value.__dict__.items() if not name.startswith("_")}
+
+
+def _restore_state(value: Any, state: Mapping[str, Any]) -> None:
+    for name, item in state.items():
+        object.__setattr__(value, name, item)
+
+
+def rooted(value: Any, folder: Path | str) -> Any:
+    """Return a copy of a stream (or any tree of dataclasses) whose sources start from a folder.
+
+    A relative `root` is joined to the folder; an absolute one stays. Everything else is shared.
+    """
+    if isinstance(value, tuple):
+        return tuple(rooted(item, folder) for item in value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    changes: dict[str, Any] = {}
+    for f in dataclasses.fields(value):
+        old = getattr(value, f.name)
+        if f.name == "root" and isinstance(old, str):
+            new: Any = str(Path(folder) / old)
+        else:
+            new = rooted(old, folder)
+        if new is not old and f.init:
+            changes[f.name] = new
+    return dataclasses.replace(value, **changes) if changes else value
+
+
+def walk_sources(stream: Stream) -> Iterator[Any]:
+    """Yield each distinct source of a stream once."""
+    seen: list[Any] = []
+    for leaf in stream.leaves():
+        if not any(leaf.source is s for s in seen):
+            seen.append(leaf.source)
+            yield leaf.source

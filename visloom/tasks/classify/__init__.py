@@ -1,0 +1,10 @@
+"""Image classification: one answer per picture, from hard or soft labels, with mixup, cutmix and label
+smoothing."""
+
+from __future__ import annotations
+
+from visloom.tasks.classify.batch import ClassifyBatch
+from visloom.tasks.classify.nets import Custom, FastCifar, NetSpec, Normalise, ResNetCifar, Timm
+from visloom.tasks.classify.spec import Classify
+
+__all__ = ["Classify", "ClassifyBatch", "Custom", "FastCifar", "NetSpec", "Normalise", "ResNetCifar", "Timm"]

@@ -1,0 +1,289 @@
+"""Classify: the data's side of image classification, a value in the Run. It imports no torch until it is
+used."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visloom.errors import ConfigError, DataError
+from visloom.metrics import Confusion, Metric, TopK, hard_labels
+from visloom.palette import Colour, palette
+from visloom.sample import Sample, Stacked
+from visloom.tasks.classify.batch import ClassifyBatch, draw_mix
+from visloom.tasks.classify.nets import NetSpec, Normalise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from visloom.tasks.classify.module import ClassifyModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """Image classification.
+
+    net: the network; see `visloom/tasks/classify/nets.py`.
+    classes: names by class index; () takes the data set's own.
+    channels: of the images.
+    smoothing: label smoothing, 0 <= s < 1.
+    mixup, cutmix: parameter of the Beta distribution of the shares; 0 turns it off, with both on a coin
+    decides.
+    topk: which top-k accuracies an evaluation reports: "accuracy" for 1, "top5" for 5, in [0, 1].
+    normalise: "net" is what the network's weights expect.
+    tta: views that evaluation and prediction average: "mirror" adds the mirror image, "mirror_shift" also
+    both of these shifted by one pixel up-left and down-right (at half the weight).
+    colours: one RGB colour per class; () chooses.
+    """
+
+    net: NetSpec
+    classes: tuple[str, ...] = ()
+    channels: int = 3
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    topk: tuple[int, ...] = (1,)
+    normalise: Normalise | Literal["net"] = "net"
+    tta: Literal["none", "mirror", "mirror_shift"] = "none"
+    colours: tuple[Colour, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
+        if min(self.mixup, self.cutmix) < 0.0:
+            raise ValueError(f"mixup and cutmix must not be negative, got {self.mixup} and {self.cutmix}")
+        if self.tta not in ("none", "mirror", "mirror_shift"):
+            raise ValueError(f"tta must be none, mirror or mirror_shift, got {self.tta!r}")
+        if isinstance(self.normalise, Normalise) and len(self.normalise.mean) != self.channels:
+            raise ValueError(
+                f"normalise has {len(self.normalise.mean)} numbers and the images {self.channels} channels"
+            )
+        if not self.classes:
+            return
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes must be two or more different names, got {self.classes}")
+        if self.colours and len(self.colours) != len(self.classes):
+            raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
+        TopK(self.topk, classes=len(self.classes))
+
+    @property
+    def palette(self) -> tuple[Colour, ...]:
+        """One RGB colour (0-255) per class."""
+        return self.colours or palette(len(self.classes))
+
+    def check(self, data_classes: Sequence[str]) -> None:
+        """Compare with a data set's classes; a set that names none (()) is taken as it is.
+
+        Raises:
+            ConfigError: another number of classes, other names, or another order.
+        """
+        ours, theirs = self.classes, tuple(data_classes)
+        if not theirs or ours == theirs:
+            return
+        if len(ours) != len(theirs):
+            unknown = [name for name in (*ours, *theirs) if (name in ours) != (name in theirs)]
+            raise ConfigError(
+                f"the task has {len(ours)} classes ({_names(ours)}) and the data {len(theirs)} "
+                f"({_names(theirs)}); not in both: {_names(unknown) or 'none'}. "
+                "Correct task.classes, or set it to [] to take the data's.",
+                path="task.classes",
+            )
+        first = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        raise ConfigError(
+            f"class {first} of {len(ours)} is {ours[first]!r} here and {theirs[first]!r} in the data. "
+            "Put task.classes in the data's order and spelling, or set it to [] to take the data's.",
+            path="task.classes",
+        )
+
+    def adopt(self, data_classes: Sequence[str]) -> Classify:
+        """Return this task with the data set's classes if it names none itself; else `check` and return it
+        as it is."""
+        if self.classes:
+            self.check(data_classes)
+            return self
+        if not data_classes:
+            raise ConfigError(
+                "neither the task nor the data names the classes: set task.classes", path="task.classes"
+            )
+        return dataclasses.replace(self, classes=tuple(data_classes))
+
+    def build(self) -> ClassifyModule:
+        """Make the module, its weights drawn from torch's generator. Raises ConfigError if it cannot be
+        built."""
+        from visloom.tasks.classify.module import ClassifyModule
+
+        if not self.classes:
+            raise ConfigError("the task has no classes yet: set task.classes", path="task.classes")
+        return ClassifyModule(self.net.build(len(self.classes), self.channels), self)
+
+    def normalisation(self) -> Normalise:
+        """Return the normalisation in force."""
+        if isinstance(self.normalise, Normalise):
+            return self.normalise
+        found = self.net.normalisation()
+        if found is None:
+            raise ConfigError(
+                f"{type(self.net).__name__} does not say which normalisation it expects: set task.normalise "
+                "to {mean: [...], std: [...]}, in 0-255 units",
+                path="task.normalise",
+            )
+        return found.channels(self.channels)
+
+    def collate(self, samples: Sequence[Sample], key: int | None) -> ClassifyBatch:
+        """Stack images and labels; with a key, draw how the batch is mixed (the same on every process).
+
+        Raises:
+            DataError: names the samples whose image or label does not fit.
+        """
+        import torch
+
+        if isinstance(samples, Stacked):
+            image, ids, source, notes = (
+                samples.image,
+                samples.ids,
+                [samples.source] * len(samples),
+                samples.notes,
+            )
+        else:
+            image, ids = _stack_images(samples), tuple(sample.id for sample in samples)
+            source, notes = [s.source for s in samples], tuple(note for s in samples for note in s.notes)
+        image = self._checked(image, ids)  # (B, H, W, C)
+        mix = None
+        if key is not None:
+            mix = draw_mix(key, image.shape[1], image.shape[2], self.mixup, self.cutmix)
+        return ClassifyBatch(
+            ids=ids,
+            source=torch.tensor(source, dtype=torch.int64),
+            notes=notes,
+            image=torch.from_numpy(image),
+            label=torch.from_numpy(self._labels(samples, ids)),
+            mix=mix,
+        )
+
+    def metrics(self) -> dict[str, Metric]:
+        """Fresh metrics: the top-k accuracies, and macro precision, recall and F1 with the confusion
+        matrix."""
+        return {"topk": TopK(self.topk, classes=len(self.classes)), "confusion": Confusion(self.classes)}
+
+    def goodness(self, predictions: Any, batch: ClassifyBatch) -> Tensor:
+        """How good each prediction is, for the best and worst of a report: the true class's probability,
+        (B,)."""
+        truth = hard_labels(batch.label)  # (B,)
+        own: Tensor = predictions["probabilities"].gather(1, truth.clamp_min(0)[:, None])[:, 0]
+        return own.where(truth >= 0, predictions["score"])
+
+    def draw(self, image: Any, prediction: Any, truth: Any = None) -> Image:
+        """Draw the picture over its predicted class, score and, where known, true class; see `draw.py`."""
+        from visloom.tasks.classify.draw import draw
+
+        known = None if truth is None else _hard(truth.label)
+        return draw(
+            np.asarray(image), int(prediction["label"]), float(prediction["score"]), known, self.classes
+        )
+
+    # ---- training samples that a net sets its first layer from
+
+    @property
+    def needs_samples(self) -> int:
+        """How many training samples `fit` wants before step 1; 0 if none."""
+        return self.net.needs_samples
+
+    def fit(self, module: ClassifyModule, samples: Sequence[Sample]) -> None:
+        """Let the net set weights from training samples, once, before step 1 and never on resume.
+
+        The driver calls this when `needs_samples` is not 0, with that many samples (all, if there are fewer)
+        that are
+        a function of the run alone: the first of the training source, as they are stored, of one size.
+        """
+        import torch
+
+        batch = self.collate(samples, None).to(next(module.parameters()).device)
+        with torch.no_grad():
+            self.net.fit(module.net, module.images(batch))
+
+    def _checked(self, image: NDArray[Any], ids: tuple[str, ...]) -> NDArray[Any]:
+        if image.ndim != 4 or image.shape[3] != self.channels:
+            raise DataError(
+                f"images from sample {ids[0]!r} on have shape {image.shape[1:]}, expected "
+                f"(H, W, {self.channels}): convert them, or set task.channels"
+            )
+        if image.dtype.kind not in "ui":
+            raise DataError(f"sample {ids[0]!r}: images keep their stored integer type, got {image.dtype}")
+        if image.dtype != np.uint8:
+            image = image.astype(np.int32)  # torch computes with few other integer types
+        return image if image.flags.writeable and image.flags.c_contiguous else image.copy()
+
+    def _labels(self, samples: Sequence[Sample], ids: tuple[str, ...]) -> NDArray[Any]:
+        """(B,) int64, or (B, K) float32 if any label of the batch is soft."""
+        count = len(self.classes)
+        if isinstance(samples, Stacked):
+            values: Any = samples.label if samples.label is not None else [None] * len(ids)
+        else:
+            values = [sample.label for sample in samples]
+        if isinstance(values, list):
+            soft = any(np.ndim(value) == 1 for value in values)
+            rows = [_soft(value, count) if soft else _hard(value) for value in values]
+            shapes = {np.shape(row) for row in rows}
+            if len(shapes) > 1:
+                raise DataError(
+                    f"samples {ids[0]!r} ...: a soft label needs {count} numbers, got {sorted(shapes)}"
+                )
+            values = np.asarray(rows)
+        if values.ndim == 2:
+            bad = (values.shape[1] != count) | ~(np.isfinite(values) & (values >= 0)).all(1)
+            said = f"a soft label needs {count} finite numbers, none negative"
+            label: NDArray[Any] = values.astype(np.float32)
+        else:
+            label = values.astype(np.int64)
+            bad = (label < -1) | (label >= count)
+            said = f"labels run from 0 to {count - 1} ({_names(self.classes)}), and -1 for none"
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise DataError(f"sample {ids[at]!r} has the label {values[at]!r}: {said}")
+        return label
+
+
+def _stack_images(samples: Sequence[Sample]) -> NDArray[Any]:
+    images: list[NDArray[Any]] = []
+    for sample in samples:
+        image = sample.image
+        if image is None:
+            raise DataError(f"sample {sample.id!r} has no image")
+        images.append(image)
+        if image.shape != images[0].shape or image.dtype != images[0].dtype:
+            raise DataError(
+                f"a batch needs images of one size and type; {samples[0].id!r} is {_shape(images[0])} and "
+                f"{sample.id!r} is {_shape(image)}: add a resize or a crop to the stream's transforms"
+            )
+    return np.stack(images)
+
+
+def _shape(image: NDArray[Any]) -> str:
+    return f"{'x'.join(map(str, image.shape))} {image.dtype}"
+
+
+def _hard(label: Any) -> int:
+    """A class index, -1 for none; of a soft label its largest entry."""
+    if label is None:
+        return -1
+    return int(np.argmax(label)) if np.ndim(label) else int(label)
+
+
+def _soft(label: Any, classes: int) -> NDArray[np.float32]:
+    """A label as one weight per class."""
+    if np.ndim(label):
+        return np.asarray(label, np.float32)
+    row = np.zeros(classes, np.float32)
+    if label is not None and 0 <= int(label) < classes:
+        row[int(label)] = 1.0
+    return row
+
+
+def _names(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,231 @@
+"""Moving pixels by a 3x3 matrix: bilinear for images, nearest for masks, plain copies where that is enough.
+
+A matrix maps old continuous coordinates to new ones (pixel j covers [j, j+1), see `visloom/sample.py`). One
+that only shifts by whole pixels and mirrors is done by slicing, so it is exact. Strong shrinking averages
+areas first, because bilinear sampling alone would skip pixels and alias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Border = Literal["constant", "reflect"]
+Fill = int | float | tuple[float, ...] | Literal["mean"]
+
+IGNORE = -1
+"""What a mask holds where nothing is known."""
+
+_BY_CV2 = {"uint8", "uint16", "int16", "float32"}  # types that cv2 interpolates
+_HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # pixel index -> continuous coordinate
+_HALF_BACK = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+
+
+def shift(x: float, y: float) -> NDArray[np.float64]:
+    """The matrix that moves everything by (x, y) pixels."""
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def scale(x: float, y: float) -> NDArray[np.float64]:
+    """The matrix that stretches by (x, y) from the top left corner."""
+    return np.array([[x, 0, 0], [0, y, 0], [0, 0, 1]], np.float64)
+
+
+def mirror(width: float | None = None, height: float | None = None) -> NDArray[np.float64]:
+    """The matrix that mirrors a picture of this width left-right, and/or one of this height top-bottom."""
+    matrix = np.eye(3)
+    if width is not None:
+        matrix[0] = -1, 0, width
+    if height is not None:
+        matrix[1] = 0, -1, height
+    return matrix
+
+
+def rotation(degrees: float, center: tuple[float, float] = (0.0, 0.0)) -> NDArray[np.float64]:
+    """The matrix that turns counter-clockwise (as seen, y points down) around a point (x, y)."""
+    angle = np.deg2rad(degrees)
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    around: NDArray[np.float64] = shift(*center) @ turn @ shift(-center[0], -center[1])
+    return around
+
+
+def map_points(matrix: Array, points: Array) -> NDArray[np.float64]:
+    """Map (..., 2) points x, y by a (3, 3) matrix, dividing by w: (..., 2) float64."""
+    moved: NDArray[np.float64] = points @ matrix[:, :2].T + matrix[:, 2]  # (..., 3)
+    divided: NDArray[np.float64] = moved[..., :2] / moved[..., 2:]
+    return divided
+
+
+def is_copy(matrix: Array) -> bool:
+    """Say whether a matrix only mirrors and shifts by whole pixels, so that no interpolation is needed."""
+    return bool(
+        matrix[0, 1] == 0
+        and matrix[1, 0] == 0
+        and abs(matrix[0, 0]) == 1
+        and abs(matrix[1, 1]) == 1
+        and matrix[0, 2] == round(matrix[0, 2])
+        and matrix[1, 2] == round(matrix[1, 2])
+        and matrix[2].tolist() == [0, 0, 1]
+    )
+
+
+def warp_image(image: Array, matrix: Array, size: tuple[int, int], border: Border, fill: Fill) -> Array:
+    """Warp an (H, W, C) image, bilinear, to a new (height, width): a new array of the same type.
+
+    fill: what lies outside if the border is "constant": a number, one per channel, or "mean".
+    """
+    colour = fill_colour(image, fill)  # (C,)
+    if is_copy(matrix):
+        return _copy(image, matrix, size, border, colour)
+    source = image if image.dtype.name in _BY_CV2 else image.astype(np.float32)
+    if border == "constant":  # a mirrored border needs the whole picture
+        source, matrix = _cut_out(source, matrix, size)
+    source, matrix = _shrink(source, matrix)
+    warped = _by_fours(
+        source, lambda part, at: _warp(part, matrix, size, border, colour[at], linear=True)
+    )  # (h, w, C)
+    return warped if warped.dtype == image.dtype else _back(warped, image.dtype)
+
+
+def warp_mask(
+    mask: Array, matrix: Array, size: tuple[int, int], border: Border = "constant"
+) -> NDArray[np.int32]:
+    """Warp an (H, W) int32 mask, nearest neighbour: (h, w) int32, -1 outside unless the border mirrors."""
+    whole = np.ascontiguousarray(mask, np.int32)
+    outside = np.array([IGNORE], np.int32)
+    if is_copy(matrix):
+        return _copy(whole[..., None], matrix, size, border, outside)[..., 0]
+    return _warp(whole[..., None], matrix, size, border, outside, linear=False)[..., 0]
+
+
+def fill_colour(image: Array, fill: Fill) -> Array:
+    """Return the colour that `fill` means for an (H, W, C) image: (C,) of its type."""
+    channels = image.shape[2]
+    if isinstance(fill, str):
+        if fill != "mean":
+            raise ValueError(f"fill is a number, one per channel, or 'mean', got {fill!r}")
+        values = image.mean(axis=(0, 1), dtype=np.float64)
+    else:
+        values = np.atleast_1d(np.asarray(fill, np.float64))
+        if len(values) not in (1, channels):
+            raise ValueError(f"fill has {len(values)} values for a picture of {channels} channels")
+    return np.broadcast_to(_back(values, image.dtype), (channels,))
+
+
+def _back(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Round and clip to an integer type; floats stay."""
+    if dtype.kind not in "ui":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+
+
+def reflected(index: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Fold indices outside [0, count) back by mirroring without repeating the edge (as numpy's "reflect")."""
+    if count == 1:
+        return np.zeros_like(index)
+    period = 2 * (count - 1)
+    folded: NDArray[np.int64] = np.abs(index) % period
+    return np.asarray(np.minimum(folded, period - folded), np.int64)
+
+
+def _copy(image: Array, matrix: Array, size: tuple[int, int], border: Border, colour: Array) -> Array:
+    height, width = image.shape[:2]
+    rows, columns = _axis(matrix[1, 1], matrix[1, 2], size[0]), _axis(matrix[0, 0], matrix[0, 2], size[1])
+    inside = _within(rows, height) and _within(columns, width)
+    if border == "reflect" and not inside:
+        return image[reflected(rows, height)[:, None], reflected(columns, width)[None, :]]
+    if inside:
+        return np.ascontiguousarray(image[_slice(rows), _slice(columns)])
+    result = np.empty((*size, image.shape[2]), image.dtype)
+    result[:] = colour
+    down = (rows >= 0) & (rows < height)
+    across = (columns >= 0) & (columns < width)
+    if down.any() and across.any():
+        top, left = int(down.argmax()), int(across.argmax())
+        part = image[_slice(rows[down]), _slice(columns[across])]
+        result[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return result
+
+
+def _axis(sign: float, offset: float, count: int) -> NDArray[np.int64]:
+    """Old index of each of `count` new pixels along an axis, where new = sign * old + offset (continuous)."""
+    new = np.arange(count)
+    return new - int(offset) if sign > 0 else int(offset) - 1 - new
+
+
+def _within(index: NDArray[np.int64], count: int) -> bool:
+    low, high = min(index[0], index[-1]), max(index[0], index[-1])
+    return bool(low >= 0 and high < count)
+
+
+def _slice(index: NDArray[np.int64]) -> slice:
+    """The slice of a run of indices that goes up or down by one."""
+    first, last = int(index[0]), int(index[-1])
+    if last >= first:
+        return slice(first, last + 1)
+    return slice(first, last - 1 if last else None, -1)
+
+
+def _cut_out(image: Array, matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Keep only the part of an image that the new picture looks at, with a margin: less work."""
+    if matrix[2].tolist() != [0, 0, 1]:
+        return image, matrix
+    height, width = size
+    window = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    seen = map_points(np.linalg.inv(matrix), window)
+    reach = [np.ceil(2 / max(np.hypot(*matrix[:2, axis]), 1e-6)) + 2 for axis in (0, 1)]  # margin, old pixels
+    left, top = np.maximum(np.floor(seen.min(0)) - reach, 0).astype(int)
+    right = int(min(np.ceil(seen[:, 0].max()) + reach[0], image.shape[1]))
+    bottom = int(min(np.ceil(seen[:, 1].max()) + reach[1], image.shape[0]))
+    if right <= left or bottom <= top:  # nothing of the picture is seen; any pixel serves
+        return image, matrix
+    return image[top:bottom, left:right], matrix @ shift(left, top)
+
+
+def _shrink(image: Array, matrix: Array) -> tuple[Array, Array]:
+    """Average areas along an axis that the matrix shrinks below one half; one half to one is left to do."""
+    import cv2
+
+    height, width = image.shape[:2]
+    across = int(1 / max(np.hypot(*matrix[:2, 0]), 1 / width))
+    down = int(1 / max(np.hypot(*matrix[:2, 1]), 1 / height))
+    if (across < 2 and down < 2) or matrix[2].tolist() != [0, 0, 1]:
+        return image, matrix
+    small_w, small_h = max(1, round(width / max(across, 1))), max(1, round(height / max(down, 1)))
+    small = _by_fours(
+        image, lambda part, at: cv2.resize(part, (small_w, small_h), interpolation=cv2.INTER_AREA)
+    )  # (small_h, small_w, C)
+    return small, matrix @ scale(width / small_w, height / small_h)
+
+
+def _warp(
+    image: Array, matrix: Array, size: tuple[int, int], border: Border, colour: Array, *, linear: bool
+) -> Array:
+    import cv2
+
+    back = np.linalg.inv(_HALF_BACK @ matrix @ _HALF)  # new pixel index -> old pixel index
+    flags = (cv2.INTER_LINEAR if linear else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP
+    mode = cv2.BORDER_CONSTANT if border == "constant" else cv2.BORDER_REFLECT_101
+    where = (size[1], size[0])
+    value = [float(v) for v in colour]
+    if matrix[2].tolist() == [0, 0, 1]:
+        warped = cv2.warpAffine(image, back[:2], where, flags=flags, borderMode=mode, borderValue=value)
+    else:
+        warped = cv2.warpPerspective(image, back, where, flags=flags, borderMode=mode, borderValue=value)
+    return warped[..., None] if warped.ndim == 2 else warped
+
+
+def _by_fours(image: Array, change: Callable[[Array, slice], Array]) -> Array:
+    """Apply a cv2 function to at most four channels at a time (its limit for fill colours): (h, w, C)."""
+    parts = []
+    for first in range(0, image.shape[2], 4):
+        at = slice(first, first + 4)
+        part = change(np.ascontiguousarray(image[..., at]), at)
+        parts.append(part[..., None] if part.ndim == 2 else part)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
