@@ -17,7 +17,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from visloom.engine import Engine
 from visloom.keys import seed_torch
+from visloom.live import Point
 from visloom.log import Teller
 from visloom.meter import Meter, split_names
 from visloom.module import TaskModule
@@ -165,14 +166,17 @@ def engine(batches: list[Rows], steps: int, feature: str, folder: Path) -> float
                 made.bad_steps()
         return (time.process_time() - began) / steps * 1e6
     meter = Meter()
-    with Teller(folder / "run", total=steps, steps_per_epoch=500, batch=64, console="plain") as teller:
+    with Teller(
+        folder / "run", total=steps, steps_per_epoch=500, batch=64, screen="plain", tensorboard=False
+    ) as teller:
         began = time.process_time()
         for step in made.steps():
             meter.add(step)
             teller.tick(step.index)
             if step.index % 50 == 0:
                 losses, logs = split_names(meter.read())
-                teller.point(step.index, step.epoch, losses, logs, step.lr, seconds=1.0, waited=0.0, steps=50)
+                point = Point(step=step.index, losses=losses, logs=logs, lrs=step.lr, steps=50, seconds=1.0)
+                teller.point(point)
         return (time.process_time() - began) / steps * 1e6
 
 

@@ -18,7 +18,7 @@ _PUBLIC = {
     "Ema": "run", "Init": "run", "Call": "run",
     "Shuffled": "stream", "Mixture": "stream", "Pair": "stream", "Ordered": "stream", "Source": "stream",
     "Split": "stream", "Ticket": "stream", "Sample": "sample",
-    "TaskSpec": "task", "TaskModule": "task", "Losses": "task", "Batch": "task",
+    "TaskSpec": "task", "TaskModule": "module", "Metric": "metrics", "Losses": "task", "Batch": "task",
     "Engine": "engine", "Step": "engine", "due": "units",
     "change": "config", "load": "config", "dump": "config", "diff": "config",
     "train": "drive", "resume": "drive", "branch": "drive", "evaluate": "evaluate", "predict": "predict",

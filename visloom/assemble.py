@@ -18,7 +18,6 @@ from visloom import dist
 from visloom.device import Found, find_device, prepare
 from visloom.errors import ConfigError
 from visloom.keys import fold, permutation, seed_torch
-from visloom.loader import collated
 from visloom.module import TaskModule
 from visloom.run import Run
 from visloom.stream import Stream, rooted, walk_sources
@@ -50,7 +49,7 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
     found = find_device(run.host.device, dist.world().local)
     prepare(run.how, run.host)
     found = dataclasses.replace(found, name=find_device(run.host.device, dist.world().local).name)
-    bind = partial(_bound, folder=Path(run.host.data), seed=run.seed)
+    bind = partial(bound, folder=Path(run.host.data), seed=run.seed)
     train = bind(run.train, name="train")
     evals = {name: bind(e.stream, name=f"eval/{name}") for name, e in run.evals.items()}
     notes: list[str] = []
@@ -69,7 +68,11 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
     return Parts(run, found, train, evals, notes)
 
 
-def _bound(stream: Stream, *, name: str, folder: Path, seed: int) -> Stream:
+def bound(stream: Stream, *, name: str, folder: Path, seed: int) -> Stream:
+    """Return a stream whose sources start from a folder, under the seed that it has in a run.
+
+    name: "train", or "eval/NAME".
+    """
     return dataclasses.replace(rooted(stream, folder), seed=fold(seed, name, stream.seed))  # type: ignore[no-any-return]
 
 
@@ -113,8 +116,8 @@ def some(names: Iterable[str]) -> str:
 def build_task(run: Run, train: Stream, device: torch.device) -> TaskModule:
     """Build the task with the initial weights that belong to the run's seed, on its device.
 
-    A task whose `samples_wanted` is positive is shown that many training samples by `prepare(batch)` first
-    (a data-dependent first layer, say): the same ones for a seed, at any world size.
+    A spec whose `needs_samples` is positive is shown that many training samples first, by `fit(module, samples)`
+    (a data-dependent first layer, say): as they are stored, the same ones for a seed at any world size.
     """
     seed_torch(fold(run.seed, "init"))
     task = run.task.build()
@@ -123,13 +126,11 @@ def build_task(run: Run, train: Stream, device: torch.device) -> TaskModule:
             f"{type(run.task).__name__}.build returned {type(task).__name__}, expected a visloom.TaskModule",
             path="task",
         )
-    wanted = int(getattr(task, "samples_wanted", 0))
+    wanted = int(getattr(run.task, "needs_samples", 0))
     if wanted > 0:
-        # the source's own samples, before any augmentation, in a keyed order
-        leaf = train.leaves()[0]
-        order = permutation(fold(run.seed, "prepare"), len(leaf.source))
-        samples = [leaf.source.read(int(i)) for i in order[:wanted]]
-        task.prepare(collated(run.task, samples, None))  # type: ignore[operator]
+        source = train.leaves()[0].source
+        order = permutation(fold(run.seed, "fit"), len(source))
+        run.task.fit(task, [source.read(int(i)) for i in order[:wanted]])  # type: ignore[attr-defined]
     task = task.to(device)
     if run.how.channels_last:
         task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

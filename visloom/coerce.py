@@ -23,17 +23,15 @@ from visloom.kinds import TRUST_IT, choices, conforms, find, fits, kind_of, lack
 from visloom.overlay import Fields, Scalar, where_of
 from visloom.paths import Edit, is_object, spread
 from visloom.place import Place, did_you_mean, join, nearest, one_of, squash
+from visloom.run import Call, Optim
 from visloom.slots import Hint, NoneType, members
-
-# fields that name something to import and call: checked where a setting writes them
-_TARGETS = {"visloom.run:Call": "target", "visloom.run:Optim": "name"}
 
 
 def settle(current: Any, hint: Hint, edits: Sequence[Edit], at: Place) -> Any:
     """Apply edits, in order, to the value of a slot; `current` is MISSING where there is none yet.
 
-    A mapping given for an object with fields, or for a mapping of such objects, edits it; any other whole
-    value replaces what was there.
+    A mapping without a kind, given for an object with fields or for a mapping of such objects, edits it. Any
+    other whole value replaces what was there; edits that follow go into it.
     """
     inside: list[Edit] = []
     touched = False
@@ -42,9 +40,18 @@ def settle(current: Any, hint: Hint, edits: Sequence[Edit], at: Place) -> Any:
         parts = [edit] if edit.path else _parts(current, hint, edit, here)
         if parts is None:
             current, inside, touched = coerce(edit.value, hint, here), [], False
-        else:
-            inside, touched = [*inside, *parts], True
+            continue
+        if not edit.path and _kind_of(parts, current, hint) is not None:
+            current, inside = MISSING, []
+        inside, touched = [*inside, *parts], True
     return _inside(current, hint, inside, at) if touched else current
+
+
+def _kind_of(edits: list[Edit], current: Any, hint: Hint) -> Edit | None:
+    """Return the edit that names the class of an object, if there is one; in a Rule, `kind` is a field."""
+    base = type(current) if is_object(current) else slots.closed(hint)
+    own = base is not None and "kind" in slots.hints(base)
+    return next((edit for edit in reversed(edits) if edit.path == ("kind",)), None) if not own else None
 
 
 def _parts(current: Any, hint: Hint, edit: Edit, at: Place) -> list[Edit] | None:
@@ -59,10 +66,10 @@ def _parts(current: Any, hint: Hint, edit: Edit, at: Place) -> list[Edit] | None
         return spread(value, edit.where, at) if parted or listed or loose else None
     if objects and isinstance(value, type):
         return [Edit(("kind",), value, edit.where)]
-    if objects and isinstance(value, str) and not (isinstance(value, Scalar) and value.is_null()):
+    if objects and isinstance(value, str) and value[:1].isalpha() and not _is_null(value):
         if any(_accepts(value, m, at) for m in members(hint) if m not in objects):
             return None
-        if [kind_of(cls) for cls in objects] == ["visloom.run:Call"]:
+        if objects == (Call,):
             return [Edit(("target",), value, edit.where)]
         only = slots.closed(hint)
         if only is None or squash(value) == squash(only.__name__):
@@ -137,7 +144,10 @@ def _member(value: Any, hint: Hint, at: Place) -> Any:
             if conforms(type(value), hint):
                 return value
             raise _not_conforming(value, hint, at)
-        raise slots.wrong(value, hint, at)
+        fields = one_of(slots.hints(hint), "and") if not slots.is_open(hint) else ""
+        raise slots.wrong(value, hint, at, f"{hint.__name__} has {fields}" if fields else "")
+    if slots.is_list(hint) and isinstance(value, str | int | float) and value != "":
+        raise slots.wrong(value, hint, at, f"a list is written [{value}]")
     if slots.is_list(hint) or slots.is_mapping(hint):
         raise slots.wrong(value, hint, at)
     return slots.leaf(value, hint, at)
@@ -161,7 +171,7 @@ def _list(value: Sequence[Any], hint: Hint, at: Place) -> Any:
     pairs = enumerate(zip(value, inner))
     items = [coerce(item, slot, at.child(i, where_of(item))) for i, (item, slot) in pairs]
     made = list if slots.origin(hint) is list or hint is list else tuple
-    if isinstance(value, made) and all(a is b for a, b in zip(items, value)) and type(value) in (list, tuple):
+    if isinstance(value, made) and all(map(_same, items, value)) and type(value) in (list, tuple):
         return value
     return made(items)
 
@@ -172,7 +182,7 @@ def _mapping(value: Mapping[str, Any], hint: Hint, at: Place) -> Mapping[str, An
             raise at.error(f"the names of a mapping are text, got {key!r}")
     places = value.places if isinstance(value, Fields) else {}
     items = {str(k): coerce(v, hint, at.child(k, places.get(k, ""))) for k, v in value.items()}
-    if not isinstance(value, Fields) and all(items[k] is v for k, v in value.items()):
+    if not isinstance(value, Fields) and all(_same(items[k], v) for k, v in value.items()):
         return value
     return items
 
@@ -217,7 +227,7 @@ def _normal(value: Any, at: Place) -> Any:
     cls: Any = type(value)
     old = {f.name: getattr(value, f.name) for f in slots.settable(cls)}
     new = {name: coerce(item, slots.hints(cls)[name], at.child(name)) for name, item in old.items()}
-    return value if all(new[n] is old[n] for n in old) else _make(cls, new, {}, at)
+    return value if all(_same(new[n], old[n]) for n in old) else _make(cls, new, {}, at)
 
 
 # ---------------------------------------------------------------------------------------------- edits inside
@@ -231,8 +241,7 @@ def _inside(current: Any, hint: Hint, edits: list[Edit], at: Place) -> Any:
         return _entries(current, hint, edits, at)
     if is_object(current):
         return _fields(current, hint, edits, at)
-    kinds = any(edit.path == ("kind",) for edit in edits)
-    if slots.structured(hint) or (slots.is_any(hint) and kinds):
+    if slots.structured(hint) or (slots.is_any(hint) and _kind_of(edits, current, hint) is not None):
         return _fields(MISSING, hint, edits, at)
     if current is None or current is MISSING:
         if any(slots.is_mapping(m) or slots.is_any(m) for m in members(hint)):
@@ -254,7 +263,7 @@ def _fields(current: Any, hint: Hint, edits: list[Edit], at: Place) -> Any:
         if edit.path[0] not in types:
             raise paths.unknown(edit.path[0], cls, at.seen(edit.where))
         groups.setdefault(edit.path[0], []).append(edit.deeper())
-    values = _kept(current, cls, at)
+    values = _kept(current, cls)
     for field in slots.settable(cls):
         name = field.name
         before = values.get(name, slots.default(field))
@@ -265,7 +274,7 @@ def _fields(current: Any, hint: Hint, edits: list[Edit], at: Place) -> Any:
             raise paths.missing(cls, {*values, *groups}, at)
         else:
             values[name] = before
-    if type(current) is cls and all(values[name] is getattr(current, name) for name in types):
+    if type(current) is cls and all(_same(values[name], getattr(current, name)) for name in types):
         return current
     made = _make(cls, values, {name: group[-1].where for name, group in groups.items()}, at)
     _check_target(current, made, at)
@@ -275,14 +284,13 @@ def _fields(current: Any, hint: Hint, edits: list[Edit], at: Place) -> Any:
 def _class(current: Any, hint: Hint, edits: list[Edit], at: Place) -> tuple[type, list[Edit]]:
     """Return the class that the object will have, and the edits that are left for its fields."""
     base = slots.closed(hint) if current is MISSING else type(current)
-    own = base is not None and "kind" in slots.hints(base)  # a field of that name, as in Rule
-    kinds = [edit for edit in edits if edit.path == ("kind",) and not own]
-    if not kinds:
+    kind = _kind_of(edits, current, hint)
+    if kind is None:
         if base is None:
             options = choices(slots.structured(hint))
             raise at.error("needs a kind", f"write kind: {one_of(options)}" if options else "")
         return base, edits
-    wanted, here = kinds[-1].value, at.child("kind", kinds[-1].where)
+    wanted, here = kind.value, at.child("kind", kind.where)
     rest = [edit for edit in edits if edit.path != ("kind",)]
     if isinstance(wanted, type) and fits(wanted, slots.structured(hint)):
         return wanted, rest
@@ -291,21 +299,23 @@ def _class(current: Any, hint: Hint, edits: list[Edit], at: Place) -> tuple[type
     return find(str(wanted), slots.structured(hint), here), rest
 
 
-def _kept(current: Any, cls: type, at: Place) -> dict[str, Any]:
-    """Return the field values that an object hands on: all, or to another kind those that fit."""
+def _kept(current: Any, cls: type) -> dict[str, Any]:
+    """Return the field values that an object hands on when it is made anew.
+
+    To another kind those of the fields that both declare alike, with the same type and default: `floor` of
+    Poly and Cosine, but not `start` of Warmup (a factor) and FlatCosine (a share of the run).
+    """
     if current is MISSING:
         return {}
-    old = {f.name: getattr(current, f.name) for f in slots.settable(type(current))}
-    if type(current) is cls:
-        return old
-    kept = {}
-    for name, hint in slots.hints(cls).items():
-        try:
-            if name in old:
-                kept[name] = coerce(old[name], hint, at)
-        except ConfigError:  # a field of the same name and another meaning
-            continue
-    return kept
+    old: Any = type(current)
+    fields = {field.name: field for field in slots.settable(cls)}
+    return {
+        f.name: getattr(current, f.name)
+        for f in slots.settable(old)
+        if f.name in fields
+        and slots.hints(old)[f.name] == slots.hints(cls)[f.name]
+        and slots.default(f) == slots.default(fields[f.name])
+    }
 
 
 def _make(cls: type, values: dict[str, Any], places: dict[str, str], at: Place) -> Any:
@@ -325,12 +335,14 @@ def _make(cls: type, values: dict[str, Any], places: dict[str, str], at: Place) 
 
 def _check_target(current: Any, made: Any, at: Place) -> None:
     """Refuse a Call or an optimizer that settings may not ask for; what Python wrote stays."""
-    field = _TARGETS.get(kind_of(type(made)), "")
-    target = getattr(made, field, None) if field else None
-    if target is None or (type(current) is type(made) and getattr(current, field) == target):
+    if not isinstance(made, Call | Optim):
+        return
+    field = "target" if isinstance(made, Call) else "name"
+    target: str = getattr(made, field)
+    if isinstance(current, Call | Optim) and getattr(current, field, None) == target:
         return
     place = at.child(field)
-    if field == "target" and not (str(target).count(":") == 1 and all(str(target).split(":"))):
+    if field == "target" and not (target.count(":") == 1 and all(target.split(":"))):
         example = "for example torchvision.transforms.v2:ColorJitter"
         raise place.error(f"expected module:callable, got {target!r}", example)
     if ":" in target and not at.trust.call(target):
@@ -350,8 +362,9 @@ def _entries(current: Mapping[str, Any], hint: Hint, edits: list[Edit], at: Plac
         here = at.child(name, group[-1].where)
         if not group[-1].path and _is_null(group[-1].value) and not _nullable(inner):
             if name not in entries:
-                near = did_you_mean(nearest(name, entries))
-                raise here.error("is not there, so it cannot be removed", near)
+                near = did_you_mean(join(at.path, option) for option in nearest(name, entries))
+                there = f"there is {one_of(entries, 'and')}"
+                raise here.error("is not there, so it cannot be removed", near or there)
             del entries[name]
             continue
         try:
@@ -361,8 +374,13 @@ def _entries(current: Mapping[str, Any], hint: Hint, edits: list[Edit], at: Plac
             if name in entries or not near:
                 raise
             raise ConfigError(f"{error}\n  {name!r} is new here: {near}", path=error.path) from error
-    unchanged = entries.keys() == current.keys() and all(entries[k] is v for k, v in current.items())
+    unchanged = entries.keys() == current.keys() and all(_same(entries[k], v) for k, v in current.items())
     return current if unchanged and not isinstance(current, Fields) else entries
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Say whether nothing was changed: the same object, or an equal number or text."""
+    return a is b or (type(a) is type(b) and isinstance(a, bool | int | float | str) and a == b)
 
 
 def _is_null(value: Any) -> bool:
@@ -390,13 +408,18 @@ def _items(current: Sequence[Any], hint: Hint, edits: list[Edit], at: Place) -> 
                 number = paths.spot(head, items, at.seen(edit.where))
                 items[number:number] = _new_items(edit, slots.item_hint(slot, 0), here.seen(edit.where))
             continue
-        number = paths.index(head, items, at.seen(group[-1].where))
-        inner = slots.item_hint(slot, number)
-        if group[-1].path == (head,) and _is_null(group[-1].value) and NoneType not in members(inner):
-            del items[number]
-            continue
-        items[number] = settle(items[number], inner, [edit.deeper() for edit in group], here)
-    if len(items) == len(current) and all(a is b for a, b in zip(items, current)):
+        pending: list[Edit] = []
+        for edit in group:
+            number = paths.index(head, items, at.seen(edit.where))
+            inner = slots.item_hint(slot, number)
+            if edit.path == (head,) and _is_null(edit.value) and NoneType not in members(inner):
+                del items[number]
+                pending = []
+            else:
+                pending.append(edit.deeper())
+        if pending:
+            items[number] = settle(items[number], inner, pending, here)
+    if len(items) == len(current) and all(map(_same, items, current)):
         return current
     return list(items) if slots.origin(slot) is list else tuple(items)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from math import isfinite
 from typing import Any
@@ -23,7 +23,7 @@ from visloom import slots
 from visloom.coerce import coerce, settle
 from visloom.kinds import kind_of, short
 from visloom.overlay import FLOAT, INT, NULL, settings
-from visloom.paths import is_object, spread
+from visloom.paths import is_object, names_of, spread
 from visloom.place import Place, join
 from visloom.refs import open_ref, recipes
 from visloom.run import Run
@@ -177,53 +177,53 @@ def diff(a: Run, b: Run) -> list[str]:
 
     Items of lists are matched by what they are, so that an inserted transform is one line.
     """
-    return _diff(_plain(a, brief=True), _plain(b, brief=True), "")
+    return _diff(coerce(a, Run, Place()), coerce(b, Run, Place()), Run, "")
 
 
 _ABSENT = object()
 
 
-def _diff(a: Any, b: Any, path: str) -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict) and a.get("kind") == b.get("kind"):
-        names = [*a, *(name for name in b if name not in a)]
-        return [line for n in names for line in _diff(a.get(n, _ABSENT), b.get(n, _ABSENT), join(path, n))]
-    if isinstance(a, list) and isinstance(b, list) and any(isinstance(item, dict) for item in (*a, *b)):
-        return _diff_items(a, b, path)
-    return [] if _same(a, b) else [f"{path}: {_brief(a)} -> {_brief(b)}"]
+def _diff(a: Any, b: Any, hint: Hint, path: str) -> list[str]:
+    if is_object(a) and type(a) is type(b):
+        cls: Any = type(a)
+        types = slots.hints(cls).items()
+        return [s for n, t in types for s in _diff(getattr(a, n), getattr(b, n), t, join(path, n))]
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        inner = next((slots.value_hint(m) for m in slots.members(hint) if slots.is_mapping(m)), Any)
+        names = dict.fromkeys([*a, *b])
+        return [s for n in names for s in _diff(a.get(n, _ABSENT), b.get(n, _ABSENT), inner, join(path, n))]
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list) and any(map(is_object, (*a, *b))):
+        return _diff_items(a, b, hint, path)
+    old, new = _brief(a), _brief(b)
+    return [] if old == new and type(a) is type(b) else [f"{path}: {old} -> {new}"]
 
 
-def _same(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and a == b
-
-
-def _diff_items(a: list[Any], b: list[Any], path: str) -> list[str]:
+def _diff_items(a: Sequence[Any], b: Sequence[Any], hint: Hint, path: str) -> list[str]:
+    slot = next((m for m in slots.members(hint) if slots.is_list(m)), tuple[Any, ...])
+    old, new = ([" ".join(names_of(item)) or _brief(item) for item in items] for items in (a, b))
+    classes = [type(item).__name__ for item in a]
     lines = []
-    labels_a, labels_b = [_label(item) for item in a], [_label(item) for item in b]
-    for what, i1, i2, j1, j2 in SequenceMatcher(None, labels_a, labels_b, autojunk=False).get_opcodes():
+    for what, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if what == "equal":
             for i, j in zip(range(i1, i2), range(j1, j2)):
-                name = labels_a[i] if labels_a.count(labels_a[i]) == 1 and labels_a[i] else str(i)
-                lines += _diff(a[i], b[j], join(path, name))
+                name = classes[i] if classes.count(classes[i]) == 1 and is_object(a[i]) else str(i)
+                lines += _diff(a[i], b[j], slots.item_hint(slot, i), join(path, name))
             continue
         lines += [f"{path}: - {_brief(a[i])} (item {i})" for i in range(i1, i2)]
         lines += [f"{path}: + {_brief(b[j])} (item {j})" for j in range(j1, j2)]
     return lines
 
 
-def _label(item: Any) -> str:
-    """What an item of a list is called: its kind, its name, or what a Call calls."""
-    if not isinstance(item, dict):
-        return _brief(item)
-    target = str(item.get("target", "")).rpartition(":")[2]
-    return target or str(item.get("kind", "") or item.get("name", "")).rpartition(":")[2]
-
-
 def _brief(value: Any) -> str:
+    """A value in one line, for people."""
     if value is _ABSENT:
         return "(none)"
-    if isinstance(value, dict):
-        inside = ", ".join(f"{name}={_brief(item)}" for name, item in value.items() if name != "kind")
-        return f"{value['kind'].rpartition(':')[2]}({inside})" if "kind" in value else f"{{{inside}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_brief, value))}]"
+    if is_object(value):
+        fields = slots.settable(value)
+        inside = ", ".join(f"{f.name}={_brief(getattr(value, f.name))}" for f in fields)
+        return f"{type(value).__name__}({inside})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_brief(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_brief(item) for item in value)}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

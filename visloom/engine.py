@@ -153,6 +153,7 @@ class Engine:
         if self.momentum is not None:
             set_momentum(optimizer.groups, self.momentum, at)
         self.progress.step.fill_(float(step))
+        progress = self.progress._replace(done=step / self.total)
         if self._backup:
             torch._foreach_copy_(self._backup, self._keep_buffers)
 
@@ -165,7 +166,7 @@ class Engine:
             seed_torch(
                 count(self.seed, (step * how.accumulate + micro) * self._world.size + self._world.rank)
             )
-            batch.progress = self.progress
+            batch.progress = progress
             with self.wrapped.quiet() if micro < how.accumulate - 1 else _NOTHING:
                 with self.autocast:
                     losses = self.wrapped.call(batch)

@@ -30,6 +30,8 @@ BASES = frozenset(
 )
 
 
+OWN_SLOTS = frozenset(("visloom.schedule:Schedule", "visloom.stream:Stream"))
+
 TRUST_IT = "if you know and trust that code, say so with --trust (trust=True in Python)"
 
 
@@ -98,6 +100,10 @@ def fits(cls: Any, slot: Iterable[type]) -> bool:
     slot = tuple(slot)
     if not isinstance(cls, type) or not is_dataclass(cls) or _is_base(cls):
         return False
+    if all(getattr(base, "_is_protocol", False) for base in slot) and OWN_SLOTS & set(
+        map(kind_of, cls.__mro__)
+    ):
+        return not slot  # a schedule can be called as a transform can, but it is none
     return not slot or any(conforms(cls, base) for base in slot)
 
 

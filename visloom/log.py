@@ -176,7 +176,7 @@ class Teller:
         elif row.get("kind") == "eval":
             self._seen[row["split"]] = values
             if row.get("best"):
-                name = Monitor.parse(row["monitor"]).name
+                name = Monitor.parse(row["monitor"]).name.removeprefix(f"{row['split']}/")
                 self._best = (row["split"], name, values[name], row["step"])
 
     # ---------------------------------------------------------------------------------------------- messages
@@ -292,7 +292,8 @@ class Teller:
     ) -> None:
         """Tell what an evaluation found, on one line if it fits and as a table if not.
 
-        monitor: the value that decides, if this evaluation has it; best: it is the best so far.
+        monitor: the value that decides, if this evaluation has it (`max accuracy` or `max val/accuracy`);
+        best: it is the best so far.
         baseline: what a predictor that learnt nothing reaches in that value: ("majority class", 0.1).
         """
         decides = {"monitor": str(monitor), "best": best} if monitor else {}
@@ -300,16 +301,17 @@ class Teller:
         self._pace("eval", step, split=name, seconds=seconds)
         self._scalars(name, values, step)
         before, self._seen[name] = self._seen.get(name, {}), dict(values)
-        if monitor and best:
-            self._best = (name, monitor.name, values[monitor.name], step)
+        decisive = monitor.name.removeprefix(f"{name}/") if monitor else ""
+        if best and decisive in values:
+            self._best = (name, decisive, values[decisive], step)
         if baseline:
             self._baseline = f"{safe(baseline[0])} {number(baseline[1])}"
-        order = sorted(values, key=lambda n: monitor is None or n != monitor.name)  # monitored first
+        order = sorted(values, key=lambda n: n != decisive)  # the monitored value first
         rows = [
             (safe(n), number(values[n]), f"{values[n] - before[n]:+.4f}" if n in before else "")
             for n in order
         ]
-        if monitor:
+        if decisive in values:
             rows[0] = (*rows[0][:2], self._verdict(best, first=not before))
         self._table(f"  {safe(name):<6}epoch {self.epoch(step):.2f}  ", rows, duration(seconds))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from visloom.errors import ConfigError
 from visloom.muon import Muon
+from visloom.place import nearest
 from visloom.run import Call, Optim
 
 REFUSED = {
@@ -45,7 +45,7 @@ def find(name: str, path: str) -> Callable[..., Any]:
         return made  # type: ignore[no-any-return]
     known = _known()
     if name not in known:
-        near = get_close_matches(name, known, 3, 0.4) or sorted(known)
+        near = nearest(name, known) or sorted(known)
         raise ConfigError(
             f"there is no optimizer {name!r}; nearest: {', '.join(near)} (or 'module:callable')",
             path=f"{path}.name",
@@ -85,7 +85,7 @@ def checked_options(
         if key in ("lr", "weight_decay", "params"):
             raise ConfigError(f"{place}: set {path}.{key} instead", path=place)
         if accepted is not None and key not in accepted:
-            near = get_close_matches(key, accepted, 3, 0.5) or [one for one in accepted if one != "lr"]
+            near = nearest(key, accepted) or [one for one in accepted if one != "lr"]
             raise ConfigError(
                 f"{place}: {optim.name} has no such option; nearest: {', '.join(near)}", path=place
             )

@@ -13,9 +13,9 @@ from typing import Any
 
 from visloom import slots
 from visloom.errors import ConfigError
-from visloom.kinds import kind_of
 from visloom.overlay import Fields, where_of
 from visloom.place import Place, did_you_mean, join, nearest, one_of, split, squash
+from visloom.run import Call
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def names_of(item: Any) -> tuple[str, ...]:
     own = getattr(item, "name", None)
     if names and isinstance(own, str) and own:
         names.append(own)
-    if names and kind_of(type(item)) == "visloom.run:Call":
+    if isinstance(item, Call):
         names.append(item.target.rpartition(":")[2].rpartition(".")[2])
     return tuple(names)
 
@@ -110,23 +110,24 @@ def unknown(name: str, cls: type, at: Place) -> ConfigError:
     own = list(slots.hints(cls))
     near = [join(at.path, option) for option in nearest(name, own)]
     if not near and at.root is not None:
-        near = elsewhere(name, at.root)
+        near = elsewhere(name, at.root, near=not at.path)
+        near = near if not at.path or len(near) == 1 else []
     return at.child(name).error(
         f"{cls.__name__} has no setting {name!r}",
-        did_you_mean(near),
-        f"{cls.__name__} has {one_of(own, 'and')}" if own else f"{cls.__name__} has no settings",
+        did_you_mean(near) or f"{cls.__name__} has {one_of(own, 'and') if own else 'no settings'}",
     )
 
 
-def elsewhere(name: str, root: Any, count: int = 3) -> list[str]:
-    """Return the paths of a run whose last name is, or nearly is, the one given."""
+def elsewhere(name: str, root: Any, *, near: bool, count: int = 3) -> list[str]:
+    """Return the paths of a run whose last name is the one given, or else (with `near`) the nearest."""
     leaves = [path for path, _, _ in slots.walk(root)]
     every = dict.fromkeys(path[:i] for path in leaves for i in range(1, len(path) + 1))
     ends: dict[str, list[tuple[str, ...]]] = {}
     for path in sorted(every, key=len):
         ends.setdefault(path[-1], []).append(path)
     same = [end for end in ends if squash(end) == squash(name)]
-    found = [path for end in same or nearest(name, ends, count) for path in ends[end]]
+    close = nearest(name, ends, count) if near and not same else same
+    found = [path for end in close for path in ends[end]]
     dotted = []
     for path in found[:count]:
         text = ""

@@ -83,13 +83,14 @@ def squash(name: str) -> str:
 def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
     """Return the options that a mistyped name may have meant, best first; [] if none is close.
 
-    Case and underscores do not count, and neither does the order of the words (`decay_weight`).
+    Case and underscores do not count, nor does the order of the words (`decay_weight`); initials do.
     """
     scored = []
     for option in dict.fromkeys(options):
         a, b = squash(name), squash(option)
         score = SequenceMatcher(None, a, b).ratio()
-        if sorted(name.lower().split("_")) == sorted(option.lower().split("_")):
+        words, others = name.lower().split("_"), option.lower().split("_")
+        if sorted(words) == sorted(others) or a == _initials(others) or b == _initials(words):
             score = 1.0
         elif len(a) >= 3 and (b.startswith(a) or b.endswith(a)):
             score = max(score, 0.8)
@@ -97,6 +98,10 @@ def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
             scored.append((-score, option))
     scored.sort(key=lambda pair: pair[0])
     return [option for score, option in scored[:count] if score <= scored[0][0] + 0.2]
+
+
+def _initials(words: list[str]) -> str:
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""
 
 
 def did_you_mean(names: Iterable[str]) -> str:

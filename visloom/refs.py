@@ -102,7 +102,7 @@ def _open_file(path: Path, function: str, trust: Trust) -> Opened:
             _add_to_path(folder / "recipe")
     suffix = path.suffix.lower()
     if suffix == ".py":
-        run = _call(_import_file(path), function, str(path))
+        run = _call(import_file(path), function, str(path))
         return Opened(run, replace(trust, folders=(*trust.folders, str(path.resolve().parent))))
     if suffix not in (".yaml", ".yml", ".json"):
         raise at.error(f"{path} is no recipe", "recipes are .py, .yaml and .json files and run directories")
@@ -165,7 +165,7 @@ def _extended(fields: Fields, path: Path, trust: Trust, chain: tuple[Path, ...])
 # --------------------------------------------------------------------------------------------------- Python
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     """Import a file by its stem, so that worker processes, which start anew, find it the same way."""
     stem, at = path.stem, Place(where=str(path))
     if not stem.isidentifier():

@@ -170,7 +170,7 @@ def _describe(hint: Hint) -> str:
 
 def _plural(hint: Hint) -> str:
     words = {bool: "true or false", int: "whole numbers", float: "numbers", str: "texts", Any: "values"}
-    return words.get(hint) or describe(hint)
+    return hint.__name__ if is_structured(hint) else words.get(hint) or describe(hint)
 
 
 def _syntax(cls: type) -> str:
@@ -189,9 +189,10 @@ def found(value: Any) -> str:
         return f"a mapping with {one_of(map(str, value), 'and', 6)}" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    if isinstance(value, Scalar):
-        value = value.plain()
-    text = repr(value)
+    if isinstance(value, Scalar) and not isinstance(value.plain(), str):
+        text = str(value)  # a number as it was written
+    else:
+        text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -325,7 +326,7 @@ def text_of_union(value: str, hint: Hint, at: Place) -> ConfigError:
             units[unit.strip()].parse(str(value))
         except ValueError as error:
             return wrong(value, hint, at, _reason(str(error), str(value)))
-    if units and not colon:
+    if units and unit.replace(".", "", 1).isdecimal():
         return wrong(value, hint, at, f"a length has a unit: write {one_of(f'{u}:{unit}' for u in units)}")
     near = nearest(unit, units)
     return wrong(value, hint, at, did_you_mean(f"{name}:{number}" for name in near))

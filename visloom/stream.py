@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,7 @@ class Split:
     keep: Literal["head", "tail"]
     fraction: float
     seed: int = 0
+    syntax: ClassVar[str] = "head:FRACTION or tail:FRACTION"
 
     def __post_init__(self) -> None:
         if self.keep not in ("head", "tail"):
@@ -475,7 +476,7 @@ class Shuffled(Stream):
 
     def _members(self) -> list[NDArray[np.int64]]:
         if "_groups" not in self.__dict__:
-            sizes = self.source.sizes()
+            sizes = getattr(self.source, "sizes", lambda: None)()
             if sizes is None:
                 raise ConfigError(
                     f"group='orientation' needs the image sizes, which {type(self.source).__name__} does not know; "

@@ -40,6 +40,7 @@ class Progress(NamedTuple):
 
     step: Tensor  # updates done before this one
     total: Tensor
+    done: float = 0.0  # step / total on the host, for what decides a shape; compiled code must not read it
 
 
 @dataclass(kw_only=True)

@@ -105,6 +105,7 @@ class Monitor:
 
     mode: Literal["max", "min"]
     name: str
+    syntax: ClassVar[str] = "max NAME or min NAME"
 
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
@@ -135,6 +136,7 @@ class NonFinite:
 
     policy: Literal["stop", "skip", "rollback", "ignore"] = "stop"
     tries: int = 0
+    syntax: ClassVar[str] = "stop, skip, ignore or rollback:N"
 
     def __post_init__(self) -> None:
         if self.policy not in ("stop", "skip", "rollback", "ignore"):

@@ -127,26 +127,29 @@ def _check_optim(optim: Optim, at: Place) -> None:
         accepted = accepted_options(make)
         options = checked_options(optim, at.path, make, accepted)
     except ConfigError as error:
-        raise Place(error.path).error(str(error).removeprefix(f"{error.path}: ")) from error
+        unknown = ".options." in error.path and "no such option" in str(error)
+        inherited = f"{at.path}.options={{}} drops all options" if unknown else ""
+        raise Place(error.path).error(str(error).removeprefix(f"{error.path}: "), inherited) from error
     decays = accepted is None or "weight_decay" in accepted
     if optim.weight_decay and not decays:
         problem = f"{optim.name} has no weight decay"
         raise at.child("weight_decay").error(problem, f"set {at.path}.weight_decay=0")
     if ":" not in optim.name:
         decay = {"weight_decay": optim.weight_decay} if decays else {}
-        _try_options(optim.name, make, {"lr": optim.lr, **decay, **options}, at.child("options"))
+        _try_options(optim, make, {"lr": optim.lr, **decay, **options}, at.child("options"))
     if optim.rest is not None:
         _check_rest(optim, optim.rest, at.child("rest"))
 
 
-def _try_options(name: str, make: Any, keywords: dict[str, Any], at: Place) -> None:
+def _try_options(optim: Optim, make: Any, keywords: dict[str, Any], at: Place) -> None:
     """Make the optimizer of one small matrix: its constructor checks the values of the options."""
     import torch
 
     try:
         make([torch.nn.Parameter(torch.zeros(2, 2))], **keywords)
     except Exception as error:
-        raise at.error(f"{name} refuses these options: {error}") from error
+        given = ", ".join(f"{name}={value!r}" for name, value in optim.options.items())
+        raise at.error(f"{optim.name} refuses {given}: {error}") from error
 
 
 def _check_rest(optim: Optim, rest: Optim, at: Place) -> None:

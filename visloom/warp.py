@@ -70,7 +70,7 @@ def is_copy(matrix: Array) -> bool:
         and abs(matrix[1, 1]) == 1
         and matrix[0, 2] == round(matrix[0, 2])
         and matrix[1, 2] == round(matrix[1, 2])
-        and matrix[2].tolist() == [0, 0, 1]
+        and _is_affine(matrix)
     )
 
 
@@ -83,13 +83,13 @@ def warp_image(image: Array, matrix: Array, size: tuple[int, int], border: Borde
     if is_copy(matrix):
         return _copy(image, matrix, size, border, colour)
     source = image if image.dtype.name in _BY_CV2 else image.astype(np.float32)
+    seen = matrix
     if border == "constant":  # a mirrored border needs the whole picture
-        source, matrix = _cut_out(source, matrix, size)
-    source, matrix = _shrink(source, matrix)
-    warped = _by_fours(
-        source, lambda part, at: _warp(part, matrix, size, border, colour[at], linear=True)
-    )  # (h, w, C)
-    return warped if warped.dtype == image.dtype else _back(warped, image.dtype)
+        source, seen = _cut_out(source, matrix, size)
+    small, last = _shrink(source, seen)
+    warped = _by_fours(small, lambda part: _warp(part, last, size, border, linear=True))  # (h, w, C)
+    warped = warped if warped.dtype == image.dtype else _back(warped, image.dtype)
+    return warped if border == "reflect" else _fill_outside(warped, source.shape[:2], seen, colour)
 
 
 def warp_mask(
@@ -100,7 +100,7 @@ def warp_mask(
     outside = np.array([IGNORE], np.int32)
     if is_copy(matrix):
         return _copy(whole[..., None], matrix, size, border, outside)[..., 0]
-    return _warp(whole[..., None], matrix, size, border, outside, linear=False)[..., 0]
+    return _warp(whole, matrix, size, border, linear=False, outside=IGNORE)[..., 0]
 
 
 def fill_colour(image: Array, fill: Fill) -> Array:
@@ -174,7 +174,7 @@ def _slice(index: NDArray[np.int64]) -> slice:
 
 def _cut_out(image: Array, matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:
     """Keep only the part of an image that the new picture looks at, with a margin: less work."""
-    if matrix[2].tolist() != [0, 0, 1]:
+    if not _is_affine(matrix):
         return image, matrix
     height, width = size
     window = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
@@ -195,37 +195,81 @@ def _shrink(image: Array, matrix: Array) -> tuple[Array, Array]:
     height, width = image.shape[:2]
     across = int(1 / max(np.hypot(*matrix[:2, 0]), 1 / width))
     down = int(1 / max(np.hypot(*matrix[:2, 1]), 1 / height))
-    if (across < 2 and down < 2) or matrix[2].tolist() != [0, 0, 1]:
+    if (across < 2 and down < 2) or not _is_affine(matrix):
         return image, matrix
-    small_w, small_h = max(1, round(width / max(across, 1))), max(1, round(height / max(down, 1)))
-    small = _by_fours(
-        image, lambda part, at: cv2.resize(part, (small_w, small_h), interpolation=cv2.INTER_AREA)
-    )  # (small_h, small_w, C)
-    return small, matrix @ scale(width / small_w, height / small_h)
+    across, down = max(across, 1), max(down, 1)
+    more = (0, -height % down, 0, -width % across)  # repeat the edge up to whole cells: cv2 is fast at those
+    new = (-(-width // across), -(-height // down))
+
+    def averaged(part: Array) -> Array:
+        wide = cv2.copyMakeBorder(part, *more, cv2.BORDER_REPLICATE) if any(more) else part
+        return cv2.resize(wide, new, interpolation=cv2.INTER_AREA)
+
+    small = _by_fours(image, averaged)  # (h, w, C)
+    return small, matrix @ scale(across, down)
 
 
 def _warp(
-    image: Array, matrix: Array, size: tuple[int, int], border: Border, colour: Array, *, linear: bool
+    image: Array,
+    matrix: Array,
+    size: tuple[int, int],
+    border: Border,
+    *,
+    linear: bool,
+    outside: int | None = None,
 ) -> Array:
+    """Warp by cv2. Outside is `outside`, or with None the nearest pixel of the edge."""
     import cv2
 
     back = np.linalg.inv(_HALF_BACK @ matrix @ _HALF)  # new pixel index -> old pixel index
     flags = (cv2.INTER_LINEAR if linear else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP
-    mode = cv2.BORDER_CONSTANT if border == "constant" else cv2.BORDER_REFLECT_101
-    where = (size[1], size[0])
-    value = [float(v) for v in colour]
-    if matrix[2].tolist() == [0, 0, 1]:
+    mode = cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_REPLICATE
+    if border == "constant" and outside is not None:
+        mode = cv2.BORDER_CONSTANT
+    where, value = (size[1], size[0]), float(outside or 0)
+    if _is_affine(matrix):
         warped = cv2.warpAffine(image, back[:2], where, flags=flags, borderMode=mode, borderValue=value)
     else:
         warped = cv2.warpPerspective(image, back, where, flags=flags, borderMode=mode, borderValue=value)
     return warped[..., None] if warped.ndim == 2 else warped
 
 
-def _by_fours(image: Array, change: Callable[[Array, slice], Array]) -> Array:
-    """Apply a cv2 function to at most four channels at a time (its limit for fill colours): (h, w, C)."""
+def _is_affine(matrix: Array) -> bool:
+    return bool(matrix[2].tolist() == [0, 0, 1])
+
+
+def _fill_outside(warped: Array, old: tuple[int, ...], matrix: Array, colour: Array) -> Array:
+    """Write a colour on every new pixel whose centre comes from outside the old picture.
+
+    cv2's own constant border would mix the fill into the outermost half pixel of the picture as well: every resized
+    picture would get a dark rim.
+    """
+    import cv2
+
+    height, width = warped.shape[:2]
+    affine = _is_affine(matrix)
+    if (
+        affine and matrix[0, 1] == 0 and matrix[1, 0] == 0
+    ):  # the picture is upright: what is outside is a frame
+        rows = ((np.arange(height) + 0.5) - matrix[1, 2]) / matrix[1, 1]
+        columns = ((np.arange(width) + 0.5) - matrix[0, 2]) / matrix[0, 0]
+        warped[(rows < 0) | (rows >= old[0])] = colour
+        warped[:, (columns < 0) | (columns >= old[1])] = colour
+        return warped
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    seen = map_points(np.linalg.inv(matrix), corners)
+    if affine and ((seen >= 0) & (seen <= [old[1], old[0]])).all():
+        return warped
+    inside = _warp(np.ones(old, np.uint8), matrix, (height, width), "constant", linear=False, outside=0)
+    filled = np.empty_like(warped)
+    filled[:] = colour
+    return np.asarray(cv2.copyTo(warped, inside, filled)).reshape(warped.shape)
+
+
+def _by_fours(image: Array, change: Callable[[Array], Array]) -> Array:
+    """Apply a cv2 function to at most four channels at a time, which every version of it can do: (h, w, C)."""
     parts = []
     for first in range(0, image.shape[2], 4):
-        at = slice(first, first + 4)
-        part = change(np.ascontiguousarray(image[..., at]), at)
+        part = change(np.ascontiguousarray(image[..., first : first + 4]))
         parts.append(part[..., None] if part.ndim == 2 else part)
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)

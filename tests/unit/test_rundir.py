@@ -160,9 +160,13 @@ import os, sys, time
 from pathlib import Path
 from visloom.rundir import RunDir
 with RunDir(Path(sys.argv[1])).lock():
-    if len(sys.argv) > 2 and os.fork() == 0:
-        time.sleep(60)
-        os._exit(0)
+    if len(sys.argv) > 2:
+        ready, tell = os.pipe()
+        if os.fork() == 0:
+            os.write(tell, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
     print(os.getpid(), flush=True)
     time.sleep(60)
 """
@@ -241,19 +245,19 @@ def test_a_forked_worker_that_outlives_the_run_does_not_keep_the_lock(tmp_path):
 @posix
 def test_a_forked_child_that_leaves_the_block_does_not_free_the_lock(tmp_path):
     run = create(tmp_path, "x")
-    with run.lock():
-        pid = os.fork()
+    pid = -1
+    try:
+        with run.lock():
+            pid = os.fork()
+            if pid == 0:
+                raise SystemExit  # runs the end of the block in the child
+            assert os.waitpid(pid, 0)[1] == 0
+            assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
+            with pytest.raises(DirectoryInUse), run.lock():
+                pass
+    finally:
         if pid == 0:
-            try:
-                raise SystemExit
-            finally:
-                with contextlib.suppress(BaseException):
-                    rundir._held.clear()
-                os._exit(0)
-        os.waitpid(pid, 0)
-        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
-        with pytest.raises(DirectoryInUse), run.lock():
-            pass
+            os._exit(0 if sys.exc_info()[0] is SystemExit else 1)
 
 
 def test_another_machine_is_asked_about(tmp_path):
@@ -374,7 +378,10 @@ def test_no_runs_at_all(tmp_path):
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    write_json(path, {"ü": [1, 2.5, None]})
+    write_json(path, {"old": 0})
+    with path.open(encoding="utf-8") as reader:  # one that opened the old file goes on reading the old file
+        write_json(path, {"ü": [1, 2.5, None]})
+        assert json.load(reader) == {"old": 0}
     assert json.loads(path.read_text(encoding="utf-8")) == {"ü": [1, 2.5, None]}
     with pytest.raises(TypeError):
         write_json(path, {"x": {1, 2}})

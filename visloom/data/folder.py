@@ -125,6 +125,7 @@ class Folder(Source):
 
     def read(self, index: int) -> Sample:
         """Read sample `index` of those kept; with "skip", the next readable one in place of an unreadable one."""
+        self.opened()  # what is wrong with the folder itself is no matter of skipping
         try:
             return super().read(index)
         except DataError as error:

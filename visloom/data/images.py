@@ -270,7 +270,9 @@ def _depth(picture: Image, start: bytes) -> int:
 
 
 def _orientation(picture: Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    """EXIF orientation that is still to be applied, 1 to 8; 1 where there is none or it cannot be read."""
+    if picture.format == "TIFF":  # Pillow turns those itself when it loads them
+        return 1
     try:
         value = picture.getexif().get(0x0112, 1)
     except Exception:  # the pixels are what matters: a broken EXIF block is no reason to lose a picture

@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML page after every run."""
+"""The report: one self-contained HTML page after every run, and one page that compares several runs."""

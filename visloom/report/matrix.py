@@ -15,18 +15,18 @@ from visloom.report.svg import text
 MOST = 100  # classes that a heat map can show
 _COUNTED = 24  # up to so many classes the cells hold numbers
 _NAMED = 48  # up to so many classes the rows and columns have names
-_SIZE, _MARGIN = 600, 104
+_SIZE, _MARGIN = 600, 112
 _LETTERS = 15  # of a class name beside the map
 _RIGHT = (0x2F, 0x6D, 0xB5)  # as --c0 of the style sheet
 _WRONG = (0xD9, 0x7A, 0x21)  # as --c1
 
 
 class Pair(NamedTuple):
-    """Two classes that are confused: `count` samples of `true`, a share of all of them, were taken for `taken`."""
+    """Two classes that are confused: a share of the samples of `true`, so many times, was taken for `taken`."""
 
     true: str
     taken: str
-    count: int
+    times: int
     share: float
 
 
@@ -51,7 +51,7 @@ def confused(classes: Sequence[str], matrix: Sequence[Sequence[int]], most: int 
         for j, n in enumerate(row)
         if i != j and n > 0
     ]
-    return sorted(pairs, key=lambda p: -p.count)[:most]  # a stable sort: ties in the order of classes
+    return sorted(pairs, key=lambda p: -p.times)[:most]  # a stable sort: ties in the order of classes
 
 
 def heat_map(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
@@ -80,7 +80,8 @@ def _strength(count: int, total: int) -> float:
 
 def _numbered(classes: Sequence[str], matrix: Sequence[Sequence[int]], left: float, side: float) -> Markup:
     parts = []
-    size = min(13.0, side * 0.36)
+    digits = len(str(max(n for row in matrix for n in row)))
+    size = min(13.0, side * 0.4, side * 1.5 / digits)
     for i, row in enumerate(matrix):
         total = sum(row)
         for j, n in enumerate(row):
@@ -93,15 +94,19 @@ def _numbered(classes: Sequence[str], matrix: Sequence[Sequence[int]], left: flo
                 Markup(
                     "<g><title>{} taken for {}: {:,} ({:.1f} %)</title>"
                     '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill-opacity="{:.2f}"/>'
-                    '<text class="{}" x="{:.1f}" y="{:.1f}" font-size="{:.1f}">{}</text></g>'
+                    '<text class="{}" x="{:.1f}" y="{:.1f}">{}</text></g>'
                 ).format(
                     *(text(classes[i], 40), text(classes[j], 40), n, 100 * n / total),
                     *(colour, x + 0.5, y + 0.5, side - 1, side - 1, strength),
-                    *("strong" if strength > 0.7 else "weak", x + side / 2, y + side / 2 + size * 0.35),
-                    *(size if n < 10_000 else size * 0.75, n),
+                    *("strong" if strength > 0.7 else "weak", x + side / 2, y + side / 2 + size * 0.35, n),
                 )
             )
-    return Markup("").join(parts)
+    return _group(size, parts)
+
+
+def _group(size: float, parts: Sequence[Markup]) -> Markup:
+    """Return parts as one group whose texts have a size."""
+    return Markup('<g font-size="{:.1f}">{}</g>').format(size, Markup("").join(parts))
 
 
 def _painted(matrix: Sequence[Sequence[int]], left: float) -> Markup:
@@ -139,18 +144,17 @@ def _names(classes: Sequence[str], left: float, side: float) -> Markup:
         middle = (i + 0.5) * side
         label = Markup("{}<title>{}</title>").format(text(name, _LETTERS), text(name, 200))
         parts.append(
-            Markup('<text class="y" x="{}" y="{:.1f}" font-size="{:.1f}">{}</text>').format(
-                left - 6, middle + size * 0.35, size, label
+            Markup('<text class="y" x="{}" y="{:.1f}">{}</text>').format(
+                left - 6, middle + size * 0.35, label
             )
         )
         x, y = left + middle, bottom + 8
         parts.append(
             Markup(
-                '<text class="y" x="{0:.1f}" y="{1:.1f}" font-size="{2:.1f}" transform="rotate(-45 {0:.1f} {1:.1f})">'
-                "{3}</text>"
-            ).format(x + size * 0.4, y + size * 0.4, size, label)
+                '<text class="y" x="{0:.1f}" y="{1:.1f}" transform="rotate(-45 {0:.1f} {1:.1f})">{2}</text>'
+            ).format(x + size * 0.4, y + size * 0.4, label)
         )
-    return Markup("").join(parts)
+    return _group(size, parts)
 
 
 def _numbers(count: int, left: float, side: float) -> Markup:
@@ -163,4 +167,4 @@ def _numbers(count: int, left: float, side: float) -> Markup:
                 left + middle, _SIZE - left + 16, i
             )
         )
-    return Markup("").join(parts)
+    return _group(12.0, parts)

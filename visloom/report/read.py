@@ -65,7 +65,8 @@ class Record:
     @cached_property
     def steps_per_epoch(self) -> float:
         """Updates in one epoch, 1 if the log is empty."""
-        return next((row["step"] / row["epoch"] for row in self.rows if row["epoch"] > 0), 1.0)
+        found = next((row["step"] / row["epoch"] for row in self.rows if row["epoch"] > 0), 1.0)
+        return float(round(found)) if abs(found - round(found)) < 1e-6 else found
 
     @property
     def epochs(self) -> float:

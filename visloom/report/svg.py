@@ -209,14 +209,12 @@ def _frame(x: Axis, y: Axis, x_name: str) -> Markup:
     parts.append(Markup('<path class="axis" d="M{} {}H{}"/>').format(_LEFT, bottom, WIDTH - _RIGHT))
     for value in x.ticks:
         at = _px(x.place(value))
-        if float(at) > WIDTH - _RIGHT - 44 and x.place(value) < 0.999:
-            continue  # the axis' name stands there
-        side = "end" if x.place(value) >= 0.999 else "x"
+        side = "end" if x.place(value) >= 0.98 else "x"  # the last one stays inside the drawing
         parts.append(
             Markup('<text class="{}" x="{}" y="{}">{}</text>').format(side, at, bottom + 15, tick(value, x))
         )
     parts.append(
-        Markup('<text class="name" x="{}" y="{}">{}</text>').format(WIDTH - _RIGHT, bottom + 26, text(x_name))
+        Markup('<text class="name" x="{}" y="{}">{}</text>').format(WIDTH - _RIGHT, bottom + 28, text(x_name))
     )
     return Markup("").join(parts)
 
@@ -240,8 +238,8 @@ def _curve(series: Series, x: Axis, y: Axis) -> Markup:
                 ).format(colour, at[0], at[1], text(series.label, 40), number(py), f"{px:g}")
             )
     if series.style != "dots" and len(path) == 1:  # a line needs two points
-        at = path[0][1:].split(" ")
-        dots.append(Markup('<circle class="{}" cx="{}" cy="{}" r="2.6"/>').format(colour, *at))
+        only = path[0][1:].split(" ")
+        dots.append(Markup('<circle class="{}" cx="{}" cy="{}" r="2.6"/>').format(colour, *only))
     style = " faint" if series.style == "faint" else ""
     line = Markup('<path class="line {}{}" d="{}"/>').format(colour, style, "".join(path))
     return Markup("").join([line, *dots])

@@ -46,28 +46,33 @@ _ROOF = ((128, 62, 48), (78, 76, 80), (96, 70, 56), (60, 66, 76))
 _LEAF = ((74, 116, 52), (96, 132, 60), (58, 98, 60), (120, 130, 56), (160, 120, 50))
 
 
-def dress(kind: str, u: Floats, *, x: float, z: float, heading: float = 0.0, mesh: int = -1) -> Thing:
-    """Make a thing of a kind: which variant, how large and in which colours is drawn from eight uniform numbers."""
-    variants = meshes(kind)
-    number = mesh if mesh >= 0 else int(u[1] * 7919) % len(variants)
-    if kind in (
-        "cyclist",
-        "motorbike",
-    ):  # the first half is seen from the side, the second from front or back
-        number = number % (len(variants) // 2) + (abs(math.sin(heading)) < 0.6) * (len(variants) // 2)
+def _variant(kind: str, u: Floats) -> int:
+    return int(u[1] * 7919) % len(meshes(kind))
+
+
+def measure(kind: str, u: Floats, mesh: int = -1) -> tuple[float, float, float]:
+    """Width, height and length in metres that `dress` gives a thing with these draws."""
+    number = mesh if mesh >= 0 else _variant(kind, u)
     sizes = SIZES[kind]
-    width, height, length = sizes[number] if len(sizes) == len(variants) else sizes[0]
-    scale = 0.92 + 0.16 * u[2]
+    width, height, length = sizes[number] if len(sizes) == len(meshes(kind)) else sizes[0]
+    scale = float(0.92 + 0.16 * u[2])
     if kind == "tree":
-        scale *= 0.6 + 0.7 * u[3]
+        scale *= float(0.6 + 0.7 * u[3])
+    return width * scale, height * scale, length * scale
+
+
+def dress(kind: str, u: Floats, *, x: float, z: float, heading: float = 0.0, mesh: int = -1) -> Thing:
+    """Make a thing of a kind at a place: its variant, size and colours are drawn from eight uniform numbers `u`."""
+    number = mesh if mesh >= 0 else _variant(kind, u)
+    if kind in ("cyclist", "motorbike"):  # the first half is seen from the side, the second from front or back
+        half = len(meshes(kind)) // 2
+        number = number % half + half * (abs(math.sin(heading)) < 0.6)
     low = 0.0
     if kind == "sign":
-        low = 1.9 + 0.5 * u[3]
+        low = float(1.9 + 0.5 * u[3])
     elif kind == "light":
-        low = 2.1 + (2.2 if u[3] < 0.3 else 0.0)
-    return Thing(
-        kind, number, x, low, z, heading, width * scale, height * scale, length * scale, _paint(kind, u)
-    )
+        low = 4.3 if u[3] < 0.3 else 2.1
+    return Thing(kind, number, float(x), low, float(z), float(heading), *measure(kind, u, mesh), _paint(kind, u))
 
 
 def _pick(colours: tuple[tuple[int, int, int], ...], u: float, tint: float) -> tuple[float, float, float]:

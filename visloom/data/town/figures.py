@@ -27,7 +27,7 @@ def pedestrians() -> tuple[Mesh, ...]:
 
 def _walker(swing: float, *, skirt: bool, long_hair: bool, bag: bool, umbrella: bool) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     hip, shoulder, head = (0.0, 0.49), (0.015, 0.80), (0.025, 0.925)
     _leg(b, hip, -swing, far=True)
     b.limb(shoulder, (shoulder[0] + 0.9 * swing, 0.60), 0.07, 0.05, M.MAIN)
@@ -59,7 +59,7 @@ def _walker(swing: float, *, skirt: bool, long_hair: bool, bag: bool, umbrella: 
 
 def _stander(swing: float, *, skirt: bool, long_hair: bool, bag: bool, umbrella: bool) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     for side in (-1, 1):
         foot = 0.045 * side + swing * (side > 0)
         lift = 0.03 if side > 0 else 0.0
@@ -132,7 +132,7 @@ def cyclists() -> tuple[Mesh, ...]:
 
 def _cyclist(turn: float) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     rear, front, crank, saddle, bar = (-0.30, 0.19), (0.32, 0.19), (-0.02, 0.19), (-0.13, 0.52), (0.22, 0.58)
     pedals = [
         (crank[0] + 0.09 * math.cos(turn + a), crank[1] + 0.09 * math.sin(turn + a)) for a in (math.pi, 0.0)
@@ -174,7 +174,7 @@ def _pedalling(b: Builder, hip: Point, pedal: Point, material: Material) -> None
 
 def _cyclist_front(lift: float) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     b.disc(0.0, 0.19, 0.19, M.TYRE, 12, wide=0.16)
     b.limb((0.0, 0.19), (0.0, 0.58), 0.022, 0.03, M.FOURTH)
     for side in (-1, 1):
@@ -202,7 +202,7 @@ def motorbikes() -> tuple[Mesh, ...]:
 
 def _motorbike(kind: int) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     small = 0.15 if kind == 1 else 0.19
     for x in (-0.40, 0.42):
         b.disc(x, small, small, M.TYRE, 14)
@@ -244,7 +244,7 @@ def _motorbike(kind: int) -> Mesh:
 
 def _motorbike_front(kind: int) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     b.disc(0.0, 0.19, 0.19, M.TYRE, 12, wide=0.32)
     b.limb((-0.05, 0.18), (-0.06, 0.60), 0.03, 0.03, M.METAL)
     b.limb((0.05, 0.18), (0.06, 0.60), 0.03, 0.03, M.METAL)

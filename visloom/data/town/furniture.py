@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from visloom.data.town.mesh import Builder, Material, Mesh, circle
+from visloom.data.town.mesh import Builder, Material, Mesh
 from visloom.keys import fold, generator
 
 M = Material
@@ -20,7 +20,7 @@ def signs() -> tuple[Mesh, ...]:
     made = []
     for kind in range(9):
         b = Builder(sprite=True)
-        b.part(0)
+        b.body()
         (_warning, _limit, _stop, _mandatory, _parking, _give_way, _diamond, _no_entry, _name)[kind](b)
         made.append(b.build())
     return tuple(made)
@@ -101,7 +101,7 @@ def lights() -> tuple[Mesh, ...]:
 
 def _light(lit: tuple[int, ...], rim: bool) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     if rim:
         b.polygon([(-0.26, -0.02), (0.26, -0.02), (0.26, 1.02), (-0.26, 1.02)], M.WHITE)
     b.polygon([(-0.21, 0.0), (0.21, 0.0), (0.21, 1.0), (-0.21, 1.0)], M.BLACK)
@@ -114,7 +114,7 @@ def _light(lit: tuple[int, ...], rim: bool) -> Mesh:
 
 def _walk_light(*, go: bool) -> Mesh:
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     b.polygon([(-0.28, 0.0), (0.28, 0.0), (0.28, 1.0), (-0.28, 1.0)], M.BLACK)
     for y, material in ((0.74, M.OFF if go else M.STOP), (0.27, M.GO if go else M.OFF)):
         b.disc(0.0, y + 0.12, 0.055, material, 7)
@@ -137,7 +137,7 @@ def trees() -> tuple[Mesh, ...]:
 def _crown(number: int, wide: float, high: float) -> Mesh:
     draws = generator(fold(0, "crown", number))
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     middle = 0.97 - high
     b.limb((0.0, 0.0), (0.0, middle), 0.065, 0.04, M.WOOD)
     for side in (-1, 1):
@@ -165,7 +165,7 @@ def _leafy(x: float, y: float, radius: float, turn: float) -> list[tuple[float, 
 def _conifer(number: int) -> Mesh:
     draws = generator(fold(0, "conifer", number))
     b = Builder(sprite=True)
-    b.part(0)
+    b.body()
     b.limb((0.0, 0.0), (0.0, 0.3), 0.05, 0.04, M.WOOD)
     tiers = 5 + number
     for i in range(tiers):
@@ -181,10 +181,10 @@ def _conifer(number: int) -> Mesh:
 def posts() -> tuple[Mesh, ...]:
     """A plain post; a lamp post with its lamp."""
     plain = Builder(sprite=True)
-    plain.part(0)
+    plain.body()
     plain.limb((0.0, 0.0), (0.0, 1.0), 0.028, 0.028, M.METAL)
     lamp = Builder(sprite=True)
-    lamp.part(0)
+    lamp.body()
     lamp.limb((0.0, 0.0), (0.0, 0.97), 0.026, 0.014, M.TRIM)
     lamp.limb((0.0, 0.96), (0.13, 0.99), 0.014, 0.012, M.TRIM)
     lamp.polygon([(0.10, 0.97), (0.21, 0.97), (0.19, 1.0), (0.11, 1.0)], M.LIT)
@@ -192,28 +192,33 @@ def posts() -> tuple[Mesh, ...]:
 
 
 @lru_cache(maxsize=1)
-def clutter() -> tuple[Mesh, ...]:
+def clutter() -> dict[str, Mesh]:
     """Hydrant, bin, bench, hedge: what may stand before something else."""
     hydrant = Builder(sprite=True)
-    hydrant.part(0)
+    hydrant.body()
     hydrant.limb((0.0, 0.0), (0.0, 0.8), 0.34, 0.30, M.RED)
     hydrant.disc(0.0, 0.80, 0.19, M.RED, 10)
     hydrant.limb((-0.26, 0.56), (0.26, 0.56), 0.16, 0.16, M.STOP)
     bin_ = Builder()
-    bin_.part(0)
+    bin_.body()
     body = bin_.box((-0.5, 0.05, -0.5), (0.5, 0.92, 0.5), M.SECOND, top=(-0.5, 0.5, -0.5, 0.5))
     bin_.box((-0.55, 0.92, -0.55), (0.55, 1.0, 0.55), M.TRIM)
     bin_.pane(body["back"], 0.3, 0.4, 0.7, 0.7, M.WHITE)
     bench = Builder()
-    bench.part(0)
+    bench.body()
     bench.box((-0.5, 0.40, -0.3), (0.5, 0.48, 0.3), M.WOOD)
     bench.box((-0.5, 0.6, 0.25), (0.5, 1.0, 0.3), M.WOOD)
     for x in (-0.45, 0.40):
         bench.box((x, 0.0, -0.2), (x + 0.05, 0.4, 0.2), M.TRIM)
     hedge = Builder()
-    hedge.part(0)
-    hedge.box((-0.5, 0.0, -0.5), (0.5, 1.0, 0.5), M.MAIN, top=(-0.46, 0.46, -0.48, 0.48))
-    return hydrant.build(), bin_.build(), bench.build(), hedge.build()
+    hedge.body()
+    leaves = hedge.box((-0.5, 0.0, -0.5), (0.5, 0.96, 0.5), M.SECOND, top=(-0.46, 0.46, -0.48, 0.48))
+    draws = generator(fold(0, "hedge"))
+    for face in leaves.values():
+        for _ in range(14):
+            tone = M.MAIN if draws.random() < 0.6 else M.THIRD
+            hedge.decal(face, _leafy(draws.random(), 0.1 + 0.85 * draws.random(), 0.10, draws.random()), tone)
+    return {"hydrant": hydrant.build(), "bin": bin_.build(), "bench": bench.build(), "hedge": hedge.build()}
 
 
 @lru_cache(maxsize=1)
@@ -233,13 +238,13 @@ def houses() -> tuple[Mesh, ...]:
 def _house(floors: int, columns: int, pitched: bool, shop: bool) -> Mesh:
     """MAIN walls, SECOND roof and shop front, THIRD window frames, FOURTH door. Its front looks along +z."""
     b = Builder()
-    b.part(0)
+    b.body()
     eaves = 0.78 if pitched else 0.97
-    body = b.box((-0.5, 0.0, -0.5), (0.5, eaves, 0.5), M.MAIN)
+    body = b.box((-0.5, 0.0, -0.5), (0.5, eaves, 0.5), M.MAIN, skip=("back",))
     for name, face in body.items():
         if name == "top":
             continue
-        count = columns if name in ("front", "back") else max(2, columns - 1)
+        count = columns if name == "front" else max(2, columns - 1)
         for floor in range(floors):
             low, high = (floor + 0.28) / floors, (floor + 0.80) / floors
             if floor == 0 and shop and name == "front":
@@ -261,12 +266,9 @@ def _house(floors: int, columns: int, pitched: bool, shop: bool) -> Mesh:
                 )
                 lit = (7 * floor + 3 * column + floors) % 5 == 0
                 b.pane(face, left, low, right, high, M.LIT if lit else M.GLASS)
-    b.part(1)
+    b.piece(1)
     if pitched:
         b.box((-0.53, eaves, -0.53), (0.53, 1.0, 0.53), M.SECOND, top=(-0.53, 0.53, -0.02, 0.02))
     else:
         b.box((-0.52, eaves, -0.52), (0.52, 1.0, 0.52), M.SECOND)
     return b.build()
-
-
-__all__ = ["circle", "clutter", "houses", "lights", "posts", "signs", "trees"]

@@ -82,15 +82,21 @@ EMITS = np.array(
 
 
 class Mesh(NamedTuple):
-    """Polygons: vertices of all, where each starts, its material, outward normal (0 for sprites), order, part centre."""
+    """Polygons: their vertices, and one row for each polygon in drawing order.
 
-    points: Floats  # (M, 3)
-    starts: NDArray[np.int64]  # (P,)
-    material: NDArray[np.int64]  # (P,)
-    normal: Floats  # (P, 3)
-    rank: NDArray[np.int64]  # (P,) parts of lower rank are drawn first, those of one rank from far to near
-    centre: Floats  # (P, 3) of the part that the polygon belongs to
+    points: (M, 3).  rows: (P, 11), see the columns below.  half: largest distance of a vertex from the middle, across.
+    """
+
+    points: Floats
+    rows: Floats
+    half: float
     sprite: bool
+
+
+NORMAL = slice(0, 3)  # outward, 0 for sprites
+BODY, PIECE = slice(3, 5), slice(5, 7)  # x and z of the middle of the polygon's body and piece
+RANK, STEP = 7, 8  # bodies of lower rank and pieces of lower step are drawn first, equal ones from far to near
+MATERIAL, START = 9, 10  # of the polygon; where its vertices begin
 
 
 class Builder:
@@ -102,12 +108,21 @@ class Builder:
         self._material: list[int] = []
         self._normal: list[Floats] = []
         self._rank: list[int] = []
-        self._part: list[int] = []
-        self._now = (0, 0)  # rank, part
+        self._body: list[int] = []
+        self._step: list[int] = []
+        self._piece: list[int] = []
+        self._now = (0, 0, 0, 0)  # rank, body, step, piece
 
-    def part(self, rank: int) -> Builder:
-        """Begin a part: a convex body that is sorted by distance among those of its rank."""
-        self._now = (rank, self._now[1] + 1)
+    def body(self, rank: int = 0) -> Builder:
+        """Begin a body: sorted by distance among those of its rank, so that bodies must not reach around each other."""
+        _, number, _, piece = self._now
+        self._now = (rank, number + 1, 0, piece + 1)
+        return self
+
+    def piece(self, step: int) -> Builder:
+        """Begin another piece of this body, which stands on those of lower step."""
+        rank, number, _, piece = self._now
+        self._now = (rank, number, step, piece + 1)
         return self
 
     def polygon(self, points: Any, material: int, normal: Any = (0, 0, 0)) -> None:
@@ -118,8 +133,8 @@ class Builder:
         self._polygons.append(vertices)
         self._material.append(int(material))
         self._normal.append(np.asarray(normal, np.float64))
-        self._rank.append(self._now[0])
-        self._part.append(self._now[1])
+        for values, now in zip((self._rank, self._body, self._step, self._piece), self._now):
+            values.append(now)
 
     def box(
         self,
@@ -129,10 +144,12 @@ class Builder:
         *,
         top: tuple[float, float, float, float] | None = None,
         front_drop: float = 0.0,
+        skip: Sequence[str] = (),
     ) -> dict[str, Floats]:
         """Add a body with six corners (x, y, z) low and high; return its faces, each (4, 3) from lower left round.
 
-        top: (x0, x1, z0, z1) of the upper rectangle, if it is smaller.  front_drop: how much lower its front edge is.
+        top: (x0, x1, z0, z1) of the upper rectangle, if it is smaller.  front_drop: how much lower its front edge
+        is.  skip: faces that nobody sees.
         """
         (x0, y0, z0), (x1, y1, z1) = low, high
         u0, u1, w0, w1 = top or (x0, x1, z0, z1)
@@ -147,6 +164,8 @@ class Builder:
         centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2])
         faces = {}
         for name, face in corners.items():
+            if name in skip:
+                continue
             points = np.array(face, np.float64)
             normal = np.cross(points[1] - points[0], points[2] - points[0])
             if normal @ (points.mean(0) - centre) < 0:
@@ -217,19 +236,20 @@ class Builder:
 
     def build(self) -> Mesh:
         """Return the mesh."""
-        counts = [len(p) for p in self._polygons]
-        parts = np.array(self._part)
-        means = np.array([p.mean(0) for p in self._polygons])
-        centre = np.stack([means[parts == part].mean(0) for part in self._part])
-        return Mesh(
-            points=np.concatenate(self._polygons),
-            starts=np.concatenate([[0], np.cumsum(counts)[:-1]]),
-            material=np.array(self._material),
-            normal=np.stack(self._normal),
-            rank=np.array(self._rank),
-            centre=centre,
-            sprite=self.sprite,
+        middles = np.array([polygon.mean(0)[[0, 2]] for polygon in self._polygons])  # (P, 2)
+        bodies, pieces = np.array(self._body), np.array(self._piece)
+        starts = np.cumsum([0, *(len(polygon) for polygon in self._polygons[:-1])])
+        rows = np.concatenate(
+            [
+                np.stack(self._normal),
+                np.stack([middles[bodies == body].mean(0) for body in bodies]),
+                np.stack([middles[pieces == piece].mean(0) for piece in pieces]),
+                np.stack([self._rank, self._step, self._material, starts], axis=1),
+            ],
+            axis=1,
         )
+        half = max(float(np.abs(polygon[:, 0]).max()) for polygon in self._polygons)
+        return Mesh(np.concatenate(self._polygons), rows, half, self.sprite)
 
 
 def circle(x: float, y: float, radius: float, sides: int) -> list[Point]:

@@ -153,16 +153,15 @@ class Placed(NamedTuple):
     cos: Floats
 
     def points(self) -> tuple[Floats, NDArray[np.int64]]:
-        """All vertices as the camera sees them, (M, 3) in metres, and which thing each belongs to, (M,)."""
+        """All vertices as the camera sees them, (M, 3) in metres, and where each thing's begin, (N,)."""
         counts = [len(mesh.points) for mesh in self.meshes]
-        owner = np.repeat(np.arange(len(counts)), counts)
-        x, y, z = (np.concatenate([mesh.points for mesh in self.meshes]) * self.size[owner]).T
-        seen = self.foot[owner]
-        sin, cos = self.sin[owner], self.cos[owner]
+        x, y, z = (np.concatenate([mesh.points for mesh in self.meshes]) * self.size.repeat(counts, 0)).T
+        seen = self.foot.repeat(counts, 0)
+        sin, cos = self.sin.repeat(counts), self.cos.repeat(counts)
         seen[:, 0] += x * cos + z * sin
         seen[:, 1] += y
         seen[:, 2] += z * cos - x * sin
-        return seen, owner
+        return seen, np.cumsum([0, *counts[:-1]])
 
 
 def place(things: list[Thing], camera: Camera) -> Placed:
@@ -183,8 +182,7 @@ def place(things: list[Thing], camera: Camera) -> Placed:
 def boxes(things: list[Thing], camera: Camera) -> Floats:
     """Boxes that frame whole things in pixels, hidden or cut parts too: (N, 4) x0 y0 x1 y1."""
     placed = place(things, camera)
-    seen, _ = placed.points()
+    seen, starts = placed.points()
     seen[:, 2] = np.maximum(seen[:, 2], NEAR)
-    starts = np.cumsum([0, *(len(mesh.points) for mesh in placed.meshes[:-1])])
     pixels = camera.pixels(seen)
     return np.concatenate([np.minimum.reduceat(pixels, starts), np.maximum.reduceat(pixels, starts)], axis=1)

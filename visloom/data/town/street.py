@@ -7,37 +7,39 @@ single objects. Every number is a function of the key (`visloom/keys.py`), so a 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from visloom.data.town.dress import dress
+from visloom.data.town.dress import dress, measure
 from visloom.data.town.mesh import Floats
-from visloom.data.town.scene import Camera, Scene, Street, Thing, Weather, meshes
+from visloom.data.town.scene import NEAR, Camera, Scene, Street, Thing, Weather, meshes
 from visloom.keys import fold, fold_array, uniforms
 
 
 def make_scene(key: int, focus: str | None = None) -> Scene:
     """Make the street of a key.
 
-    focus: one of the first `CLASSES` of `KINDS`: the camera turns to a thing of this kind, nothing hides most of it,
+    focus: one of `CLASSES`: the camera turns to a thing of this kind, nothing hides most of it,
     and in about two of five scenes something hides a part.
     """
     first = uniforms(fold(key, "street"), 24)
     street = _street(first[:8])
     weather = _weather(first[8:14])
     draws = uniforms(fold_array(fold(key, "things"), np.arange(64)), 8)  # (64, 8)
-    things = _surroundings(street, draws[:48])
-    camera = Camera(
-        eye=1.2 + 1.4 * first[14] ** 2, x=(2 * first[15] - 1) * street.half, yaw=0.16 * (first[16] - 0.5)
-    )
+    eye, across = float(1.2 + 1.4 * first[14] ** 2), float(2 * first[15] - 1)
+    camera = Camera(eye=eye, x=across * street.half, yaw=float(0.16 * (first[16] - 0.5)))
     if focus is None:
-        return Scene(camera, weather, street, tuple(things))
+        return Scene(camera, weather, street, tuple(_surroundings(street, draws[:48], _View(camera))))
     target = _target(focus, street, draws[48], camera.focal)
     camera = _aim(camera, target, street, first[17:20])
-    hidden = _occluder(camera, target, draws[49:51])
-    kept = [thing for thing in things if _leaves_free(camera, target, thing)]
-    kept += _support(target) + hidden
+    extent = _extent(camera, target)
+    beside = 1.2 * (extent.right - extent.left) + 0.4 * target.height / extent.far
+    things = _surroundings(street, draws[:48], _View(camera, extent.left - beside, extent.right + beside))
+    kept = [thing for thing in things if _leaves_free(camera, target, extent, thing)]
+    kept += _support(target) + _occluder(camera, target, extent, draws[49:51])
     return Scene(camera, weather, street, (*kept, target), focus=len(kept))
 
 
@@ -85,53 +87,87 @@ def _weather(u: Floats) -> Weather:
                        zenith=(176, 182, 192), haze=(206, 210, 216), visibility=70.0, snow=0.5 + 0.5 * u[4])  # fmt: skip
     if kind < 0.94:
         low = (sun[0] * 1.2, 0.18, sun[2] * 1.2)
-        return replace(clear, name="dusk", light=(0.92, 0.70, 0.56), ambient=0.50, direct=0.42, sun=low,
+        return replace(clear, name="dusk", light=(1.06, 0.84, 0.70), ambient=0.58, direct=0.48, sun=low,
                        zenith=(86, 84, 132), haze=(236, 160, 110), visibility=160.0, dark=True)  # fmt: skip
-    return replace(clear, name="night", light=(0.42, 0.46, 0.60), ambient=0.74, direct=0.10, clouds=0.1,
+    return replace(clear, name="night", light=(0.56, 0.60, 0.76), ambient=0.78, direct=0.12, clouds=0.1,
                    zenith=(14, 18, 34), haze=(40, 44, 62), visibility=110.0, dark=True)  # fmt: skip
 
 
-def _surroundings(street: Street, draws: Floats) -> list[Thing]:
+class _View:
+    """The part of the world before a camera: a wedge between two directions (x / z), the whole picture by default.
+
+    What lies outside is never made: it would be most of the work.
+    """
+
+    def __init__(self, camera: Camera, left: float = -0.8, right: float = 0.8) -> None:
+        self.sin, self.cos = math.sin(camera.yaw), math.cos(camera.yaw)
+        self.x, self.z, self.left, self.right = camera.x, camera.z, left, right
+
+    def sees(self, x: float, z: float, reach: float) -> bool:
+        """Say whether a thing at this place that reaches so many metres may show."""
+        x, z = x - self.x, z - self.z
+        across, far = x * self.cos - z * self.sin, x * self.sin + z * self.cos
+        if far + reach < NEAR:
+            return False
+        return across + reach >= self.left * (far + reach) and across - reach <= self.right * (far + reach)
+
+
+def _surroundings(street: Street, draws: Floats, view: _View) -> list[Thing]:
     """Houses, trees, parked and moving cars, people, signs and lights along both sides."""
     things: list[Thing] = []
-    edge = street.half + street.walk
-    for side, offset in ((-1, 0), (1, 24)):
-        z = -6.0 + 10 * draws[offset, 7]
-        for u in draws[offset : offset + 7]:
-            thing = dress("house", u, x=0.0, z=0.0, heading=-side * math.pi / 2)
-            far = edge + 0.2 + 5.0 * u[5] * (u[6] < 0.5) + thing.length / 2
-            things.append(thing._replace(x=side * far, z=z + thing.width / 2))
-            z += thing.width + (0.0 if u[7] < 0.6 else 5.0 * u[6])
-        for i, u in enumerate(draws[offset + 7 : offset + 11]):
-            if u[0] < 0.75:
-                things.append(dress("tree", u, x=side * (edge - 0.5), z=7.0 + 12.0 * i + 6 * u[7]))
-        for i, u in enumerate(draws[offset + 11 : offset + 16]):
-            if u[0] < 0.55:
-                kind = "car" if u[1] < 0.8 else "van"
-                z = 6.0 + 8.0 * i + 2 * u[7]
-                things.append(
-                    dress(kind, u, x=side * (street.half - 1.1), z=z, heading=math.pi * (u[2] < 0.5))
-                )
-        for i, u in enumerate(draws[offset + 16 : offset + 19]):
-            kind = ("car", "car", "bus", "truck", "van", "cyclist", "motorbike")[int(u[0] * 7)]
-            lane = side * street.half * (0.3 + 0.1 * u[6])
-            heading = 0.0 if side > 0 else math.pi
-            things.append(dress(kind, u, x=lane, z=14.0 + 22.0 * i + 10 * u[7], heading=heading))
-        for u in draws[offset + 19 : offset + 22]:
-            across = (
-                (2 * u[6] - 1) * street.half
-                if u[0] < 0.2
-                else side * (street.half + 0.4 + (street.walk - 0.8) * u[6])
-            )
-            along = street.crossing + 2 * u[7] if u[0] < 0.2 else 5.0 + 40.0 * u[7]
-            things.append(dress("pedestrian", u, x=across, z=along))
-        u = draws[offset + 22]
-        kind = "light" if u[0] < 0.4 else "sign"
-        hung = dress(kind, u, x=side * (street.half + 0.4), z=street.crossing - 1.0 + 4 * u[7])
-        things += [*_support(hung), hung]
-        u = draws[offset + 23]
-        things.append(dress("post", u, x=side * (street.half + 0.5), z=6.0 + 24 * u[7], mesh=1))
+    for side, u in ((-1, draws[:24]), (1, draws[24:])):
+        things += _houses(side, street, u[:7], view)
+        for kind, at, x, z, heading in [*_planted(side, street, u), *_moving(side, street, u)]:
+            if view.sees(x, z, 6.0 if kind in ("bus", "truck") else 3.5):
+                thing = dress(kind, u[at], x=x, z=z, heading=heading, mesh=1 if kind == "post" else -1)
+                things += [*_support(thing), thing]
     return things
+
+
+def _houses(side: int, street: Street, draws: Floats, view: _View) -> list[Thing]:
+    """A row of houses, some of them set back, with gaps here and there."""
+    things = []
+    z = float(-6.0 + 10 * draws[0, 7])
+    for u in draws:
+        width, _, length = measure("house", u)
+        back = street.half + street.walk + 0.2 + 5.0 * u[5] * (u[6] < 0.5) + length / 2
+        if view.sees(side * back, z + width / 2, 10.0):
+            things.append(dress("house", u, x=side * back, z=z + width / 2, heading=-side * math.pi / 2))
+        z += float(width + (0.0 if u[7] < 0.6 else 5.0 * u[6]))
+    return things
+
+
+_Plan = tuple[str, int, float, float, float]  # kind, row of draws, x, z, heading
+
+
+def _planted(side: int, street: Street, draws: Floats) -> Iterator[_Plan]:
+    """What stands at the edge of one side: trees, parked cars, a sign or a light, a lamp post."""
+    for i, u in enumerate(draws[7:11].tolist()):
+        if u[0] < 0.75:
+            yield "tree", 7 + i, side * (street.half + street.walk - 0.5), 7.0 + 12.0 * i + 6 * u[7], 0.0
+    for i, u in enumerate(draws[11:16].tolist()):
+        if u[0] < 0.55:
+            kind, heading = "car" if u[1] < 0.8 else "van", math.pi * (u[2] < 0.5)
+            yield kind, 11 + i, side * (street.half - 1.1), 6.0 + 8.0 * i + 2 * u[7], heading
+    u = draws[22].tolist()
+    kind = "light" if u[0] < 0.4 else "sign"
+    yield kind, 22, side * (street.half + 0.4), street.crossing - 1.0 + 4 * u[7], 0.0
+    yield "post", 23, side * (street.half + 0.5), 6.0 + 24 * float(draws[23, 7]), 0.0
+
+
+def _moving(side: int, street: Street, draws: Floats) -> Iterator[_Plan]:
+    """What moves on one side: vehicles in their lane, people on the pavement or the crossing."""
+    for i, u in enumerate(draws[16:19].tolist()):
+        kind = ("car", "car", "bus", "truck", "van", "cyclist", "motorbike")[int(u[0] * 7)]
+        heading = 0.0 if side > 0 else math.pi
+        yield kind, 16 + i, side * street.half * (0.3 + 0.1 * u[6]), 14.0 + 22.0 * i + 10 * u[7], heading
+    for i, u in enumerate(draws[19:22].tolist()):
+        heading = math.pi / 2 if u[5] < 0.5 else -math.pi / 2
+        if u[0] < 0.2:
+            yield "pedestrian", 19 + i, (2 * u[6] - 1) * street.half, street.crossing + 2 * u[7], heading
+        else:
+            x = side * (street.half + 0.4 + (street.walk - 0.8) * u[6])
+            yield "pedestrian", 19 + i, x, 5.0 + 40.0 * u[7], heading
 
 
 def _support(thing: Thing) -> list[Thing]:
@@ -150,7 +186,7 @@ def _target(kind: str, street: Street, u: Floats, focal: float) -> Thing:
     """A thing of a kind at a place that suits it, at a distance that makes it 40 to 220 pixels high or long."""
     side = 1 if u[0] < 0.5 else -1
     along = 0.0 if u[7] < 0.5 else math.pi
-    turn = along + (0.5 * (u[6] - 0.5) if u[5] < 0.5 else 2 * math.pi * u[6])
+    turn = along + (0.5 * (u[6] - 0.5) if u[5] < 0.35 else 2 * math.pi * u[6])
     if kind in ("sign", "light", "tree", "pedestrian"):
         x = side * (street.half + 0.3 + (street.walk - 0.6) * u[5])
     else:
@@ -165,63 +201,64 @@ def _aim(camera: Camera, target: Thing, street: Street, u: Floats) -> Camera:
     """Move the camera across the street and turn it until the thing lies somewhere about the middle."""
     x = (2 * u[0] - 1) * (street.half + 0.5 * street.walk)
     bearing = math.atan2(target.x - x, target.z)
-    return replace(camera, x=x, yaw=bearing - 0.5 * (u[1] - 0.5))
+    return replace(camera, x=float(x), yaw=float(bearing - 0.5 * (u[1] - 0.5)))
 
 
-def _angles(camera: Camera, thing: Thing) -> tuple[float, float, float]:
-    """Left and right end of a thing on the picture plane (x / z), and its distance."""
-    foot = camera.look(np.array([thing.x, 0.0, thing.z]))
-    far = max(NEAR, float(foot[2]))
-    half = thing.width / 2
+class _Extent(NamedTuple):
+    """Left and right end of a thing on the picture plane (x / z), and its distance in metres."""
+
+    left: float
+    right: float
+    far: float
+
+
+def _extent(camera: Camera, thing: Thing) -> _Extent:
+    sin, cos = math.sin(camera.yaw), math.cos(camera.yaw)
+    x, z = thing.x - camera.x, thing.z - camera.z
+    across, far = x * cos - z * sin, max(NEAR, x * sin + z * cos)
     mesh = meshes(thing.kind)[thing.mesh]
     if mesh.sprite:
-        half = float(np.abs(mesh.points[:, 0]).max()) * thing.height
+        half = mesh.half * thing.height
     else:
         turn = thing.heading - camera.yaw
         half = (abs(math.cos(turn)) * thing.width + abs(math.sin(turn)) * thing.length) / 2
-    return (float(foot[0]) - half) / far, (float(foot[0]) + half) / far, far
+    return _Extent((across - half) / far, (across + half) / far, far)
 
 
-def _leaves_free(camera: Camera, target: Thing, thing: Thing) -> bool:
-    """False for what would stand inside the thing or hide more than a sliver of it."""
-    left, right, far = _angles(camera, target)
-    begin, end, distance = _angles(camera, thing)
-    apart = math.hypot(thing.x - target.x, thing.z - target.z)
+def _leaves_free(camera: Camera, target: Thing, extent: _Extent, thing: Thing) -> bool:
+    """False for what would stand inside the target or hide more than a sliver of it."""
     reach = 0.5 * (max(thing.width, thing.length) + max(target.width, target.length))
-    if thing.kind != "house" and apart < 0.3 + reach * (0.4 if thing.kind in ("tree", "post") else 0.9):
-        return False
-    overlap = min(right, end) - max(left, begin)
-    if distance - reach * (thing.kind == "house") > far or overlap <= 0:
+    apart = math.hypot(thing.x - target.x, thing.z - target.z)
+    if thing.kind == "house":  # stands back from the street: see `render`
         return True
-    return overlap < 0.12 * (right - left)
+    if apart < 0.3 + reach * (0.4 if thing.kind in ("tree", "post") else 0.9):
+        return False
+    own = _extent(camera, thing)
+    overlap = min(extent.right, own.right) - max(extent.left, own.left)
+    return own.far > extent.far or overlap < 0.12 * (extent.right - extent.left)
 
 
-def _occluder(camera: Camera, target: Thing, draws: Floats) -> list[Thing]:
+def _occluder(camera: Camera, target: Thing, extent: _Extent, draws: Floats) -> list[Thing]:
     """In two scenes of five, a thing before the target's edge or foot."""
     u, v = draws
     if u[0] > 0.4:
         return []
-    left, right, far = _angles(camera, target)
-    wide = (right - left) / 2
+    wide = (extent.right - extent.left) / 2
     low = target.kind in ("car", "van", "truck", "bus") and u[1] < 0.4
-    kind = (
-        ("hedge", "bin", "bench")[int(u[2] * 3)]
-        if low
-        else ("post", "pedestrian", "hydrant", "tree", "car")[int(u[2] * 5)]
-    )
-    distance = max(2.0, far * (0.45 + 0.35 * float(u[3])))
-    thing = dress(kind, v, x=0.0, z=0.0, heading=camera.yaw + (1.57 if u[4] < 0.5 else 0.0))
-    begin, end, _ = _angles(camera, thing._replace(x=camera.x, z=camera.z + distance))
-    half = (end - begin) / 2
-    covered = (
-        min(0.7 * wide, 2 * half) if kind in ("post", "hydrant", "bin") else 0.55 * wide * (0.5 + float(u[5]))
-    )
-    edge = wide - covered + half  # from the target's middle to the occluder's
-    if low or kind in ("post", "hydrant"):
-        edge = min(edge, wide * float(u[6]) + 0.2 * wide)
-    if kind == "tree":
-        edge = wide * (0.6 + 0.4 * float(u[6])) + (half if target.kind in ("sign", "light") else 0.0)
-    middle = (left + right) / 2 + (edge if u[7] < 0.5 else -edge)
+    if low:
+        kind = ("hedge", "bin", "bench")[int(u[2] * 3)]
+    else:
+        kind = ("post", "pedestrian", "hydrant", "car")[int(u[2] * 4)]
+    distance = max(2.0, extent.far * (0.45 + 0.35 * float(u[3])))
+    thing = dress(kind, v, x=0.0, z=0.0, heading=camera.yaw + (math.pi / 2 if u[4] < 0.5 else 0.0))
     sin, cos = math.sin(camera.yaw), math.cos(camera.yaw)
-    x, z = middle * distance, distance
-    return [thing._replace(x=camera.x + x * cos + z * sin, z=camera.z - x * sin + z * cos)]
+    ahead = thing._replace(x=camera.x + distance * sin, z=camera.z + distance * cos)
+    half = _extent(camera, ahead).right
+    # From the target's middle to the occluder's: narrow things anywhere, wide ones over a part of one side.
+    edge = wide * (0.2 + 0.7 * float(u[6])) if half < 0.4 * wide else wide + half - wide * (0.3 + 0.4 * float(u[5]))
+    middle = (extent.left + extent.right) / 2 + (edge if u[7] < 0.5 else -edge)
+    x = middle * distance
+    placed = thing._replace(x=camera.x + x * cos + distance * sin, z=camera.z - x * sin + distance * cos)
+    own = _extent(camera, placed)
+    overlap = min(extent.right, own.right) - max(extent.left, own.left)
+    return [placed] if low or overlap < 0.9 * wide else []

@@ -22,7 +22,7 @@ def cars() -> tuple[Mesh, ...]:
 
 def _car(base: tuple[float, float], roof: tuple[float, float], belt: float) -> Mesh:
     b = Builder()
-    b.part(0)
+    b.body()
     body = b.box(
         (-0.5, 0.17, -0.5), (0.5, belt + 0.04, 0.5), M.MAIN, top=(-0.49, 0.49, -0.49, 0.47), front_drop=0.08
     )
@@ -35,7 +35,7 @@ def _car(base: tuple[float, float], roof: tuple[float, float], belt: float) -> M
         )
     for z in (-0.31, 0.31):
         b.wheel(z, 0.33, 1.8, 1.45, 4.4, axle=0.502)
-    b.part(1)
+    b.piece(1)
     cabin = b.box((-0.47, belt, base[0]), (0.47, 1.0, base[1]), M.MAIN, top=(-0.39, 0.39, *roof))
     b.pane(cabin["front"], 0.05, 0.08, 0.95, 0.92, M.GLASS)
     b.pane(cabin["back"], 0.08, 0.22, 0.92, 0.88, M.GLASS)
@@ -53,10 +53,10 @@ def vans() -> tuple[Mesh, ...]:
 
 def _van(windows: bool, stripe: bool) -> Mesh:
     b = Builder()
-    b.part(0)
+    b.body()
     nose = b.box((-0.5, 0.12, 0.22), (0.5, 0.52, 0.5), M.MAIN, top=(-0.48, 0.48, 0.22, 0.46), front_drop=0.05)
     _ends(b, nose, high=0.66, back=False)
-    b.part(1)
+    b.body()
     body = b.box((-0.5, 0.12, -0.5), (0.5, 1.0, 0.36), M.MAIN, top=(-0.46, 0.46, -0.49, 0.16))
     b.pane(body["front"], 0.06, 0.44, 0.94, 0.90, M.GLASS)
     b.pane(body["back"], 0.49, 0.05, 0.51, 0.95, M.TRIM)
@@ -73,7 +73,7 @@ def _van(windows: bool, stripe: bool) -> Mesh:
             _panes(b, body[side], [(0.05, 0.62)], 0.30, 0.62, mirror=not front, material=M.SECOND)
         _panes(b, body[side], [(0.0, 1.0)], 0.0, 0.06, mirror=not front, material=M.TRIM)
         _panes(b, body[side], [(0.66, 0.668)], 0.08, 0.92, mirror=not front, material=M.TRIM)
-    b.part(2)
+    b.body(1)
     for z in (-0.31, 0.33):
         b.wheel(z, 0.36, 2.0, 2.2, 5.2, axle=0.505)
     return b.build()
@@ -87,7 +87,7 @@ def buses() -> tuple[Mesh, ...]:
 
 def _bus(low: float, high: float, double: bool) -> Mesh:
     b = Builder()
-    b.part(0)
+    b.body()
     body = b.box((-0.5, 0.09, -0.5), (0.5, 1.0, 0.5), M.MAIN, top=(-0.48, 0.48, -0.495, 0.49))
     rows = [(low, high), (0.60, 0.86)] if double else [(low, high)]
     for bottom, top in rows:
@@ -110,7 +110,7 @@ def _bus(low: float, high: float, double: bool) -> Mesh:
         b.pane(body["front"], left, 0.08, right, 0.14, M.LAMP)
         b.pane(body["back"], left, 0.10, right, 0.22, M.TAIL)
     b.pane(body["back"], 0.25, 0.06, 0.75, 0.26, M.TRIM)
-    b.part(1)
+    b.body(1)
     for z in (-0.27, 0.33):
         b.wheel(z, 0.50, 2.5, 4.2 if double else 3.1, 11.0, axle=0.503)
     return b.build()
@@ -124,11 +124,11 @@ def trucks() -> tuple[Mesh, ...]:
 
 def _truck(load: str) -> Mesh:
     b = Builder()
-    b.part(0)
+    b.body()
     b.box((-0.42, 0.16, -0.5), (0.42, 0.28, 0.45), M.TRIM)
     for z in (-0.38, -0.24, 0.36):
         b.wheel(z, 0.50, 2.5, 3.2, 8.0, axle=0.495)
-    b.part(1)
+    b.body(1)
     cab = b.box((-0.48, 0.17, 0.26), (0.48, 0.84, 0.5), M.MAIN, top=(-0.46, 0.46, 0.27, 0.475))
     b.pane(cab["front"], 0.06, 0.50, 0.94, 0.88, M.GLASS)
     b.pane(cab["front"], 0.14, 0.16, 0.86, 0.40, M.TRIM)
@@ -138,7 +138,7 @@ def _truck(load: str) -> Mesh:
     for side, front in (("right", True), ("left", False)):
         _panes(b, cab[side], [(0.30, 0.86)], 0.52, 0.86, mirror=not front)
         _panes(b, cab[side], [(0.20, 0.22)], 0.08, 0.9, mirror=not front, material=M.TRIM)
-    b.part(1)
+    b.body(1)
     if load == "tank":
         _tank(b)
     else:
@@ -163,11 +163,11 @@ def _load(b: Builder, load: str) -> None:
     for left, right in ((0.02, 0.14), (0.86, 0.98)):
         b.pane(body["back"], left, 0.0, right, 0.08 if load == "box" else 0.16, M.TAIL)
     if load == "tipper":
-        b.part(2)
+        b.piece(1)
         b.box((-0.44, 0.66, -0.45), (0.44, 0.86, 0.16), M.THIRD, top=(-0.16, 0.16, -0.22, 0.02))
     if load == "crates":
         for z0, z1, high in ((-0.48, -0.26, 0.66), (-0.24, -0.02, 0.78), (0.0, 0.20, 0.60)):
-            b.part(2)
+            b.piece(1)
             crate = b.box((-0.46, 0.34, z0), (0.46, high, z1), M.WOOD)
             for side in ("left", "right", "back"):
                 for low in (0.05, 0.38, 0.71):

@@ -34,6 +34,7 @@ class ClassifyModule(TaskModule):
         self.classes = len(spec.classes)
         self.smoothing = spec.smoothing
         self.tta = spec.tta
+        self.grow = spec.grow
         values = spec.normalisation()
         std = torch.tensor(values.std, dtype=torch.float64)
         mean = torch.tensor(values.mean, dtype=torch.float64)
@@ -53,7 +54,8 @@ class ClassifyModule(TaskModule):
         target = batch.label
         if mix is not None:
             target = mix_labels(dense(target, self.classes), mix)
-        return self._losses(self._logits(self.images(batch, mixed=mix is not None)), target)
+        image = self._grown(self.images(batch, mixed=mix is not None), batch)
+        return self._losses(self._logits(image), target)
 
     def predict(self, batch: Batch) -> dict[str, Any]:
         """Columns: ids; label (B,) int64; score (B,), its probability; probabilities (B, K) float32."""
@@ -76,6 +78,16 @@ class ClassifyModule(TaskModule):
             image = mix_images(image, batch.mix)
         # A view, so NHWC memory stays as it is and becomes torch's channels-last.
         return torch.addcmul(self.shift, image.permute(0, 3, 1, 2), self.scale)
+
+    def _grown(self, image: Tensor, batch: ClassifyBatch) -> Tensor:
+        """The images at the side that `grow` gives this point of the run: (B, C, h, w)."""
+        if not self.training or not self.grow or batch.progress is None:
+            return image
+        side = next((side for share, side in self.grow if batch.progress.done < share), None)
+        if side is None:
+            return image
+        small = nn.functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
+        return small.contiguous(memory_format=torch.channels_last)
 
     def _losses(self, logits: Tensor, target: Tensor) -> Losses:
         total, count = cross_entropy(logits, target, self.smoothing)

@@ -40,6 +40,8 @@ class Classify:
     tta: views that evaluation and prediction average: "mirror" adds the mirror image, "mirror_shift" also
     both of these shifted by one pixel up-left and down-right (at half the weight).
     colours: one RGB colour per class; () chooses.
+    grow: progressive resizing in training: ((0.35, 20), (0.7, 26)) resizes images to a side of 20 pixels for the
+        first 35 % of the run, then to 26 up to 70 %, then not at all. Fewer pixels early cost less and lose little.
     """
 
     net: NetSpec
@@ -52,6 +54,7 @@ class Classify:
     normalise: Normalise | Literal["net"] = "net"
     tta: Literal["none", "mirror", "mirror_shift"] = "none"
     colours: tuple[Colour, ...] = ()
+    grow: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.smoothing < 1.0:
@@ -60,6 +63,9 @@ class Classify:
             raise ValueError(f"mixup and cutmix must not be negative, got {self.mixup} and {self.cutmix}")
         if self.tta not in ("none", "mirror", "mirror_shift"):
             raise ValueError(f"tta must be none, mirror or mirror_shift, got {self.tta!r}")
+        shares = [share for share, _ in self.grow]
+        if shares != sorted(shares) or any(not 0 < s <= 1 for s in shares) or any(n < 1 for _, n in self.grow):
+            raise ValueError(f"grow is ((share of the run, side), ...) with rising shares up to 1, got {self.grow}")
         if isinstance(self.normalise, Normalise) and len(self.normalise.mean) != self.channels:
             raise ValueError(
                 f"normalise has {len(self.normalise.mean)} numbers and the images {self.channels} channels"
