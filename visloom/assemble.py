@@ -59,8 +59,8 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
             say(f"data: {source!r}")
             check = getattr(source, "check", None)
             notes.extend(check() if check is not None else [])
-            classes = classes or _classes(source)
-    run = _with_classes(run, classes)
+            classes = classes or classes_of(source)
+    run = with_classes(run, classes)
     for stream in (train, *evals.values()):
         for source in walk_sources(stream):
             check_classes(run.task, source)
@@ -76,12 +76,13 @@ def bound(stream: Stream, *, name: str, folder: Path, seed: int) -> Stream:
     return dataclasses.replace(rooted(stream, folder), seed=fold(seed, name, stream.seed))  # type: ignore[no-any-return]
 
 
-def _classes(source: Any) -> tuple[str, ...]:
+def classes_of(source: Any) -> tuple[str, ...]:
+    """Return the class names that a source knows, () if it knows none."""
     classes = getattr(source, "classes", None)
     return tuple(classes()) if callable(classes) else ()
 
 
-def _with_classes(run: Run, classes: tuple[str, ...]) -> Run:
+def with_classes(run: Run, classes: tuple[str, ...]) -> Run:
     """Fill in class names that the task's spec leaves empty."""
     if run.task.classes or not classes or not dataclasses.is_dataclass(run.task):
         return run
@@ -90,7 +91,7 @@ def _with_classes(run: Run, classes: tuple[str, ...]) -> Run:
 
 def check_classes(spec: TaskSpec, source: Any) -> None:
     """Raise ConfigError unless the head and the data have the same classes, or one of them names none."""
-    ours, theirs = spec.classes, _classes(source)
+    ours, theirs = spec.classes, classes_of(source)
     if not ours or not theirs or tuple(ours) == theirs:
         return
     if len(ours) != len(theirs):

@@ -53,7 +53,8 @@ def start(device: str, timeout: float = 1800.0) -> World:
     if size == 1 or torch.distributed.is_initialized():
         return world()
     rank = int(os.environ["RANK"])
-    backend = "nccl" if device.startswith("cuda") else "gloo"
+    # both: gradients travel between GPUs, flags and metrics between hosts
+    backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
     store = torch.distributed.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -100,6 +101,17 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world().size
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def share(module: nn.Module) -> None:
+    """Give every process the first one's buffers.
+
+    Each one's batch-norm statistics are those of its own part of the last batch; an evaluation that is divided
+    among processes must ask one network.
+    """
+    if world().size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def mean(values: Sequence[Tensor]) -> list[Tensor]:

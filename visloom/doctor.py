@@ -10,7 +10,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,16 @@ from visloom.words import duration
 
 Mark = Literal["good", "note", "bad"]
 
-_REQUIRED = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "PyYAML")
+_REQUIRED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "safetensors",
+    "PyYAML",
+)
 _SHM = 1 << 30  # bytes of /dev/shm below which workers of large batches may die
 _FILES = 1024  # open files below which many workers may fail
 _DISK = 2 << 30
@@ -74,9 +82,9 @@ def _versions() -> Iterator[Finding]:
     if "opencv-python-headless" in missing and _importable("cv2"):
         missing.remove("opencv-python-headless")
     if missing:
-        yield Finding("bad", "libraries", f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
-    if sys.version_info < (3, 11):
-        yield Finding("bad", "python", "Visloom needs Python 3.11 or later")
+        yield Finding(
+            "bad", "libraries", f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
+        )
 
 
 def _importable(name: str) -> bool:
@@ -111,7 +119,13 @@ def _torch_pair() -> Iterator[Finding]:
 
 def _dotted(cuda: object) -> str | None:
     """torchvision names CUDA 13.2 by the number 13020."""
-    return f"{cuda // 1000}.{cuda % 1000 // 10}" if isinstance(cuda, int) else None if cuda is None else str(cuda)
+    return (
+        f"{cuda // 1000}.{cuda % 1000 // 10}"
+        if isinstance(cuda, int)
+        else None
+        if cuda is None
+        else str(cuda)
+    )
 
 
 def pair_problem(torch_cuda: str | None, vision_cuda: str | None, said: str) -> str:
@@ -149,7 +163,9 @@ def _devices() -> Iterator[Finding]:
             yield Finding("good", f"cuda:{number}", text)
         kinds.append(torch.device("cuda"))
     elif torch.version.cuda:
-        yield Finding("note", "cuda", "torch is built for CUDA but finds no GPU (no driver, or none is visible)")
+        yield Finding(
+            "note", "cuda", "torch is built for CUDA but finds no GPU (no driver, or none is visible)"
+        )
     else:
         yield Finding("note", "cuda", "none: torch is built for the CPU")
     if torch.backends.mps.is_available():
@@ -163,7 +179,9 @@ def _memory_and_disk(out: Path) -> Iterator[Finding]:
     if Path("/dev/shm").is_dir() and hasattr(os, "statvfs"):
         room = os.statvfs("/dev/shm")
         size = room.f_frsize * room.f_blocks
-        advice = "" if size >= _SHM else "; data workers pass batches through it: enlarge it, or host.workers=0"
+        advice = (
+            "" if size >= _SHM else "; data workers pass batches through it: enlarge it, or host.workers=0"
+        )
         yield Finding("good" if size >= _SHM else "note", "/dev/shm", size_text(size) + advice)
     free = free_bytes(out)
     where = out.absolute()
@@ -199,7 +217,11 @@ def _processes() -> Iterator[Finding]:
     if not group.is_available():
         yield Finding("note", "processes", "this torch has no torch.distributed: --nproc cannot be used")
         return
-    there = [name for name, has in (("gloo", group.is_gloo_available()), ("nccl", group.is_nccl_available())) if has]
+    there = [
+        name
+        for name, has in (("gloo", group.is_gloo_available()), ("nccl", group.is_nccl_available()))
+        if has
+    ]
     lost = torch.cuda.is_available() and "nccl" not in there
     advice = "; several GPUs need nccl" if lost else ""
     mark: Mark = "note" if lost or not there else "good"
@@ -267,7 +289,10 @@ def _one_step(run: Run, task: Any, batch: Any, device: Any) -> Iterator[Finding]
     from visloom.engine import check_losses, precision
     from visloom.task import Progress
 
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     batch.progress = Progress(torch.zeros((), device=device), torch.ones((), device=device))
     torch.use_deterministic_algorithms(True, warn_only=True)
     began = perf_counter()
@@ -298,7 +323,9 @@ def undetermined(messages: Sequence[str]) -> list[str]:
     """Return the operations that torch's warnings say have no deterministic kernel."""
     found: dict[str, None] = {}
     for message in messages:
-        match = re.match(r"(?:Deterministic behavior was enabled.*?`?)?(\S+) does not have a deterministic", message)
+        match = re.match(
+            r"(?:Deterministic behavior was enabled.*?`?)?(\S+) does not have a deterministic", message
+        )
         if match:
             found[match[1]] = None
         elif "CUBLAS_WORKSPACE_CONFIG" in message:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from visloom import dist
 from visloom.checkpoint import State
+from visloom.contract import check_losses
 from visloom.ema import Average
-from visloom.errors import CheckpointError, ConfigError, ContractError
+from visloom.errors import CheckpointError, ConfigError, Preempted
 from visloom.keys import count, fold, seed_torch
 from visloom.optim import Optimizers, set_lr, set_momentum
 from visloom.run import How
@@ -49,9 +50,10 @@ class Step(NamedTuple):
     """What one turn reports. Tensors stay on the device and are not waited for.
 
     index: updates done, this one included (1-based).  epoch: the same in epochs.
-    losses, logs: 0-dim tensors by name, averaged over micro-batches.  lr: learning rate by parameter group.
-    grad_norm: 0-dim norm before clipping, or None if nothing needed it.
+    losses, logs: 0-dim tensors by name, averaged over micro-batches; none if the step was passed over.
+    lr: learning rate by parameter group.  grad_norm: 0-dim norm before clipping, or None if nothing needed it.
     seconds: host time of the turn.  waited: the part of it that was spent waiting for data.
+    notes: what the data side wants told.
     """
 
     index: int
@@ -62,6 +64,7 @@ class Step(NamedTuple):
     grad_norm: Tensor | None
     seconds: float
     waited: float
+    notes: tuple[str, ...] = ()
 
 
 class Bad(NamedTuple):
@@ -118,8 +121,10 @@ class Engine:
         self._watch = how.non_finite.policy != "ignore" and self.scaler is None
         self._on_device = self._watch and optimizer.supports_found_inf
         self._flags: list[tuple[int, tuple[str, ...], Tensor]] = []
-        self._keep_buffers = _float_buffers(task) if how.non_finite.policy in ("skip", "rollback") else []
-        self._backup = [b.detach().clone() for b in self._keep_buffers]
+        # batch-norm statistics change in forward: they are taken back where the update does not happen
+        self._mends = how.non_finite.policy in ("skip", "rollback")
+        self._buffers = list(task.buffers()) if self._mends or how.accumulate > 1 else []
+        self._backup = [b.detach().clone() for b in self._buffers]
         self._reopen = False
         self._checked_contract = False
         if self._on_device:
@@ -136,14 +141,20 @@ class Engine:
                 if self._reopen:
                     _close(batches)
                     batches, self._reopen = self.feed.open(self.step), False
-                if self.step in self.skipped:
-                    for _ in range(self.how.accumulate):
-                        next(batches)
-                    self.step += 1
-                    continue
-                yield self._turn(batches)
+                yield self._pass_over(batches) if self.step in self.skipped else self._turn(batches)
         finally:
             _close(batches)
+
+    def _pass_over(self, batches: Iterator[Batch]) -> Step:
+        """Take the place of a turn whose gradient was not finite before: only time goes on."""
+        began = perf_counter()
+        for _ in range(self.how.accumulate):
+            next(batches)
+        at = Position(self.step, self.total, self.steps_per_epoch)
+        lr = set_lr(self.optimizer.groups, self.schedule, at)
+        self.step += 1
+        took = perf_counter() - began
+        return Step(self.step, self.step / at.steps_per_epoch, {}, {}, lr, None, took, took)
 
     def _turn(self, batches: Iterator[Batch]) -> Step:
         began = perf_counter()
@@ -155,13 +166,19 @@ class Engine:
         self.progress.step.fill_(float(step))
         progress = self.progress._replace(done=step / self.total)
         if self._backup:
-            torch._foreach_copy_(self._backup, self._keep_buffers)
+            torch._foreach_copy_(self._backup, self._buffers)
 
-        waited, ids = 0.0, ()
+        waited, ids, notes = 0.0, (), ()
         seen: Losses | None = None
+        bad: Tensor | None = None
         for micro in range(how.accumulate):
             asked = perf_counter()
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except Preempted:
+                if micro:  # the half turn leaves no trace in the state that is saved now
+                    torch._foreach_copy_(self._buffers, self._backup)
+                raise
             waited += perf_counter() - asked
             seed_torch(
                 count(self.seed, (step * how.accumulate + micro) * self._world.size + self._world.rank)
@@ -177,15 +194,20 @@ class Engine:
                     loss = loss / how.accumulate
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             seen = losses if seen is None else _added(seen, losses)
-            ids += batch.ids
+            ids, notes = ids + batch.ids, notes + batch.notes
             if self.scaler is not None and how.non_finite.policy != "ignore":
                 # the scaler skips overflows by itself; a loss that is not finite is no overflow of the scale
-                self._flags.append((step, batch.ids, ~torch.isfinite(loss.detach())))
+                broken = ~torch.isfinite(loss.detach())
+                bad = broken if bad is None else bad | broken
 
         if how.idle == "zero":
             _fill_idle(self.parameters)
         norm = self._clip()
-        self._update(norm, ids)
+        if self._watch and norm is not None:
+            bad = ~torch.isfinite(norm)
+        if bad is not None:
+            self._flags.append((step, ids, bad))
+        self._update(bad)
         for p in self.parameters:
             p.grad = None
         if self.average is not None:
@@ -194,7 +216,8 @@ class Engine:
         assert seen is not None
         terms, logs = _detached(seen, how.accumulate)
         done = perf_counter()
-        return Step(self.step, self.step / at.steps_per_epoch, terms, logs, lr, norm, done - began, waited)
+        epoch = self.step / at.steps_per_epoch
+        return Step(self.step, epoch, terms, logs, lr, norm, done - began, waited, notes)
 
     def _clip(self) -> Tensor | None:
         """Clip gradients, and return their norm where clipping or the finite check needs it."""
@@ -214,31 +237,29 @@ class Engine:
             torch._foreach_clamp_max_(gradients, clip.value)
         return norm
 
-    def _update(self, norm: Tensor | None, ids: tuple[str, ...]) -> None:
-        """Take the optimizer's step, unless the gradient is not finite.
+    def _update(self, bad: Tensor | None) -> None:
+        """Take the optimizer's step, unless `bad`: 0-dim bool, or None where nobody looks.
 
-        Fused optimizers skip on the device; others pay one wait per step for the answer.
+        Fused optimizers skip on the device; others pay one wait per step for the answer. The scaler skips by
+        itself.
         """
         optimizer = self.optimizer
         if self.scaler is not None:
             for part in optimizer.parts:
                 self.scaler.step(part)
             self.scaler.update()
-            return
-        if not self._watch or norm is None:
+        elif bad is None:
             optimizer.step()
-            return
-        bad = ~torch.isfinite(norm)
-        self._flags.append((self.step, ids, bad))
-        if self._on_device:
+        elif self._on_device:
             found = bad.float()
             for part in optimizer.parts:
                 part.found_inf = found
             optimizer.step()
         elif not bool(bad):
             optimizer.step()
-        for buffer, kept in zip(self._keep_buffers, self._backup, strict=True):
-            torch.where(bad, kept, buffer, out=buffer)
+        if bad is not None and self._mends:
+            for buffer, kept in zip(self._buffers, self._backup, strict=True):
+                torch.where(bad, kept, buffer, out=buffer)
 
     def bad_steps(self) -> list[Bad]:
         """Return the steps since the last call whose update was not finite; waits for the device."""
@@ -271,24 +292,43 @@ class Engine:
             data["scaler"] = self.scaler.state_dict()
         return State(self.step, tensors, data)
 
-    def restore(self, state: State) -> None:
-        """Continue from a state, exactly; `steps()` reopens its data there."""
+    def restore(self, state: State, *, strict: bool = True) -> list[str]:
+        """Continue from a state, exactly; `steps()` reopens its data there.
+
+        Args:
+            strict: raise CheckpointError if moments or averages do not fit this run. Else they start afresh, and
+                what is returned says so; the weights must fit in any case.
+        """
+        notes: list[str] = []
         load_weights(self.task, state.tensors["model"], state.data.get("extra", {}))
-        self.optimizer.load_state_by_name(
-            self.task, state.tensors.get("optim", {}), state.data.get("optim", {})
-        )
+        try:
+            self.optimizer.load_state_by_name(
+                self.task, state.tensors.get("optim", {}), state.data.get("optim", {})
+            )
+        except CheckpointError as error:
+            if strict:
+                raise
+            notes.append(f"the optimizer starts without moments: {error}")
         if self.average is not None and self.average.separate:
-            if "ema" not in state.tensors:
-                raise CheckpointError(
-                    "the run averages weights (how.ema) but the checkpoint has no average; start a branch instead"
-                )
-            load_weights(self.average.module, state.tensors["ema"], state.data.get("extra", {}))
+            notes += self._restore_average(state, strict)
         if self.scaler is not None and "scaler" in state.data:
             self.scaler.load_state_dict(state.data["scaler"])
         self.skipped = set(state.data.get("skipped", ()))
         self.step = state.step
         self._flags.clear()
         self._reopen = True
+        return notes
+
+    def _restore_average(self, state: State, strict: bool) -> list[str]:
+        assert self.average is not None
+        kept = state.tensors.get("ema")
+        if kept is None and strict:
+            raise CheckpointError(
+                "the run averages weights (how.ema) but the checkpoint has no average; start a branch instead"
+            )
+        weights = state.tensors["model"] if kept is None else kept
+        load_weights(self.average.module, weights, state.data.get("extra", {}))
+        return [] if kept is not None else ["the average of the weights starts from the weights"]
 
     def _check_losses(self, losses: Any) -> None:
         check_losses(type(self.task).__name__, losses)
@@ -296,32 +336,6 @@ class Engine:
 
 
 # ------------------------------------------------------------------------------------------------------- helpers
-
-
-def check_losses(name: str, losses: Any) -> None:
-    """Raise ContractError, in words, unless a forward returned Losses of 0-dim tensors."""
-    if not isinstance(losses, Losses):
-        raise ContractError(
-            f"{name}.forward returned {type(losses).__name__}, expected visloom.Losses(terms={{name: 0-dim tensor}}, "
-            f"logs={{...}}, count=0-dim tensor)",
-            path="task",
-        )
-    if not losses.terms:
-        raise ContractError(
-            f"{name}.forward returned no loss terms: there is nothing to minimise", path="task"
-        )
-    for part, values in (("terms", losses.terms), ("logs", losses.logs), ("count", {"": losses.count})):
-        for key, value in values.items():
-            if not isinstance(value, Tensor) or value.ndim != 0:
-                what = (
-                    f"a tensor of shape {tuple(value.shape)}"
-                    if isinstance(value, Tensor)
-                    else repr(type(value))
-                )
-                raise ContractError(
-                    f"{name}.forward: {part}{f'[{key!r}]' if key else ''} is {what}, expected a 0-dim tensor",
-                    path="task",
-                )
 
 
 def precision(
@@ -396,10 +410,6 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], extra: Mappin
         module.load_state_dict({**tensors, **extra}, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not fit the task: {error}") from error
-
-
-def _float_buffers(task: nn.Module) -> list[Tensor]:
-    return list(task.buffers())
 
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -193,7 +193,7 @@ def _add_to_path(folder: Path) -> None:
 
 def _call(module: ModuleType, function: str, ref: str) -> Run:
     """Call a recipe function and return its Run, checked and converted where Python is lax (1 for 1.0)."""
-    file = Path(module.__file__ or "")
+    file = Path(getattr(module, "__file__", None) or "")
     at = Place(where=ref)
     make = _function(module, function, at)
     run = _guarded(make, file, at)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visloom.assemble import Parts, assemble, bound, check_classes, with_classes
+from visloom.assemble import bound, classes_of, with_classes
 from visloom.errors import ConfigError, DataError, VisloomError
 from visloom.keys import fold
 from visloom.loader import Plan
@@ -86,7 +86,7 @@ def inspect(run: Run, folder: Path, say: Callable[[str], None] = lambda text: No
     for name, stream in bind.items():
         reports[name] = [look(source) for source in walk_sources(stream)]
         for source in walk_sources(stream):
-            classes = classes or _classes(source)
+            classes = classes or classes_of(source)
     run = with_classes(run, classes)
     for name, stream in bind.items():
         say(f"drawing {name}")
@@ -106,7 +106,7 @@ def look(source: Any) -> SourceReport:
     report.about, report.count = repr(source), len(source)
     labels = source.labels() if hasattr(source, "labels") else None
     if labels is not None:
-        names = _classes(source) or tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
+        names = classes_of(source) or tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
         counts = np.bincount(labels[labels >= 0], minlength=len(names))
         report.labels = dict(zip(names, counts.tolist(), strict=False))
         if (labels < 0).any():
@@ -129,11 +129,6 @@ def _lenient(source: Any, report: SourceReport) -> Any:
             return source
         return replace(source, unreadable="skip")
     return source
-
-
-def _classes(source: Any) -> tuple[str, ...]:
-    classes = getattr(source, "classes", None)
-    return tuple(classes()) if callable(classes) else ()
 
 
 def _sizes(source: Any, report: SourceReport) -> tuple[list[tuple[tuple[int, int], int]], int]:

@@ -1,7 +1,7 @@
 """Show: a run as a readable tree, and its network as a table of layers.
 
-    rows(run)              one line per setting; those that differ from their class's default are marked
-    layers(run)            every layer: output shape, parameters, operations, for the size that the recipe feeds
+rows(run)              one line per setting; those that differ from their class's default are marked
+layers(run)            every layer: output shape, parameters, operations, for the size that the recipe feeds
 """
 
 from __future__ import annotations
@@ -183,11 +183,13 @@ def _shape_of(batch: Batch) -> tuple[int, ...]:
 
 def _with_sample(run: Run) -> tuple[TaskSpec, Any, list[str]]:
     """Return the task with its class names, one transformed training sample, and what had to be assumed."""
+    from visloom.assemble import classes_of
+
     leaf = rooted(run.train, Path(run.host.data)).leaves()[0]
     spec: Any = run.task
     notes = []
     try:
-        classes = leaf.source.classes() if hasattr(leaf.source, "classes") else ()
+        classes = classes_of(leaf.source)
         sample = leaf.source.read(0)
     except (VisloomError, OSError):
         classes = ()

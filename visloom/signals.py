@@ -1,32 +1,42 @@
 """Signals: SIGTERM, SIGUSR1 and Ctrl-C ask the run to save and leave; a second Ctrl-C leaves at once.
 
-A handler only sets a flag, which the loop reads after each step. While the run waits (for data, in an evaluation)
-its state is that of the last whole step, so there the handler ends the wait by an exception.
+A handler only sets a flag, which is looked at before each step. While the run waits (for data, in an evaluation)
+its state is that of the last whole step, so there the handler ends the wait by an exception. Several processes must
+leave at the same step, so there no wait is ended: they agree after a step (`agree`).
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+from visloom import dist
 from visloom.errors import Preempted
 from visloom.task import Batch
+
+T = TypeVar("T")
+
+
+class _Wake(BaseException):
+    """Ends a wait; no `except Exception` of a data set or a metric may take it for a failure of its own."""
 
 
 class Signals:
     """Context manager that catches the signals while it is open.
 
-    asked: name of the first signal that came, or None.  waiting: True while an exception may end the wait.
+    asked: name of the first signal that came, or None.
     """
 
     names = ("SIGTERM", "SIGUSR1", "SIGINT")
 
     def __init__(self) -> None:
         self.asked: str | None = None
-        self.waiting = False
+        self._alone = dist.world().size == 1
+        self._agreed = self._alone
+        self._waiting = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -47,14 +57,39 @@ class Signals:
         if name == "SIGINT" and self.asked == "SIGINT":
             raise KeyboardInterrupt
         self.asked = name
-        if self.waiting:
-            self.waiting = False
-            raise Preempted(f"{name} received")
+        if self._waiting:
+            self._waiting = False
+            raise _Wake
+
+    def agree(self) -> None:
+        """Tell the other processes of a signal, and hear of theirs; all call it after the same step."""
+        if not self._alone and dist.any_rank(self.asked is not None):
+            self.asked = self.asked or "a signal to another process"
+            self._agreed = True
 
     def check(self) -> None:
-        """Raise Preempted if a signal came."""
-        if self.asked is not None:
-            raise Preempted(f"{self.asked} received")
+        """Raise Preempted if a signal came (and all processes know of it)."""
+        if self.asked is not None and self._agreed:
+            raise self._preempted()
+
+    def wait(self, ask: Callable[[], T]) -> T:
+        """Call `ask` while the state is that of the last whole step, and return what it returns.
+
+        Raises:
+            Preempted: a signal came meanwhile, or before: it must not wait for data that never comes.
+        """
+        try:
+            try:
+                self._waiting = self._alone
+                self.check()
+                return ask()
+            finally:
+                self._waiting = False
+        except _Wake:
+            raise self._preempted() from None
+
+    def _preempted(self) -> Preempted:
+        return Preempted(f"{self.asked} received")
 
 
 class Interruptible:
@@ -71,17 +106,12 @@ class Interruptible:
     def open(self, start: int = 0) -> Iterator[Batch]:
         """Yield the feed's batches; between asking and getting, a signal raises Preempted."""
         batches = self.feed.open(start)
-        signals = self.signals
         try:
             while True:
-                signals.waiting = True
                 try:
-                    signals.check()  # one that came a moment ago must not wait for data that never comes
-                    batch = next(batches)
+                    batch = self.signals.wait(batches.__next__)
                 except StopIteration:
                     return
-                finally:
-                    signals.waiting = False
                 yield batch
         finally:
             close = getattr(batches, "close", None)

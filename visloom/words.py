@@ -73,7 +73,9 @@ def speed(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time for people: `0.8 s`, `48 s`, `3m12s`, `2h05m`, `3d04h`."""
+    """Return a length of time for people: `0.8 s`, `48 s`, `3m12s`, `2h05m`, `3d04h`; `?` if it is endless."""
+    if not seconds < 1e12:
+        return "?"
     if seconds < 9.95:
         return f"{max(seconds, 0.0):.1f} s"
     whole = round(seconds)

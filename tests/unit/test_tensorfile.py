@@ -54,8 +54,8 @@ def test_every_bit_of_every_dtype_comes_back(tmp_path, dtype):
 def test_bool_and_mixed_widths_stay_aligned(tmp_path):
     tensors = {
         "flag": torch.tensor([True, False, True]),
-        "byte": torch.arange(5, dtype=torch.uint8),
-        "double": torch.tensor([1e-300]),
+        "byte": torch.arange(6, dtype=torch.uint8),
+        "double": torch.tensor([1e-300], dtype=torch.float64),
         "half": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
         "step": torch.tensor(7),
     }

@@ -111,7 +111,7 @@ def _to_torch(sample: Sample) -> dict[str, Any]:
 
     held: dict[str, Any] = {}
     if sample.image is not None:
-        planes = np.ascontiguousarray(sample.image.transpose(2, 0, 1))  # (C, H, W)
+        planes = sample.image.transpose(2, 0, 1).copy()  # (C, H, W); some transforms write in place
         held["image"] = tv_tensors.Image(torch.from_numpy(planes))
     held["masks"] = {name: tv_tensors.Mask(torch.from_numpy(m + 1)) for name, m in sample.masks.items()}
     if sample.boxes is not None:

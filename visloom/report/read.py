@@ -17,6 +17,8 @@ from visloom.logfiles import read
 from visloom.units import Monitor
 
 Point = tuple[float, float]
+_LAST_TIME = 253402300800.0  # the year 10000, which no date can be
+_LAST_STEP = 2**53  # from here on a float does not tell steps apart
 
 
 class Checkpoint(NamedTuple):
@@ -177,7 +179,12 @@ def number(values: Any, name: str) -> float | None:
     value = values[name]
     if value is None:
         return math.nan
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # JSON has integers of any size
+        return math.inf
 
 
 def open_record(folder: Path) -> Record:
@@ -195,18 +202,21 @@ def open_record(folder: Path) -> Record:
 
 
 def _is_row(row: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(row.get("kind"), str)
-        and isinstance(row.get("split"), str)
-        and type(row.get("step")) is int
-        and isinstance(row.get("epoch"), int | float)
-    )
+    epoch = number(row, "epoch")
+    known = isinstance(row.get("kind"), str) and isinstance(row.get("split"), str) and _is_step(row)
+    return known and epoch is not None and 0 <= epoch < _LAST_STEP
 
 
 def _is_pace(row: Mapping[str, Any]) -> bool:
+    time = row.get("time")
     return (
-        isinstance(row.get("kind"), str) and type(row.get("step")) is int and type(row.get("time")) is float
+        isinstance(row.get("kind"), str) and _is_step(row) and type(time) is float and 0 <= time < _LAST_TIME
     )
+
+
+def _is_step(row: Mapping[str, Any]) -> bool:
+    step = row.get("step")
+    return type(step) is int and 0 <= step < _LAST_STEP
 
 
 def _json(path: Path, notes: list[str]) -> dict[str, Any]:

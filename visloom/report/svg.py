@@ -61,7 +61,7 @@ def text(value: object, room: int = 0) -> Markup:
 
 def linear(low: float, high: float, count: int = 5) -> Axis:
     """Return a linear axis over [low, high] with about `count` round ticks inside it."""
-    if not high > low:
+    if not high - low > 1e-12 * max(abs(low), abs(high), 1e-150):
         spread = abs(low) * 0.1 or 1.0
         low, high = low - spread, high + spread
     raw = (high - low) / count
@@ -102,9 +102,9 @@ def thin(points: Sequence[Point], buckets: int = _BUCKETS) -> list[Point]:
     inner = points[1:-1]
     for i in range(buckets):
         part = inner[i * len(inner) // buckets : (i + 1) * len(inner) // buckets]
-        finite = [p for p in part if math.isfinite(p[1])]
+        finite = [p for p in part if _drawn(p[1])]
         if len(finite) < len(part):
-            kept.append(next(p for p in part if not math.isfinite(p[1])))
+            kept.append(next(p for p in part if not _drawn(p[1])))
         if finite:
             ends = {min(finite, key=lambda p: p[1]), max(finite, key=lambda p: p[1])}
             kept.extend(sorted(ends))
@@ -118,7 +118,7 @@ def y_axis(values: Sequence[float], *, log: bool = False, zero: bool = False) ->
     log: logarithmic where every value is positive.  zero: the axis starts at 0.
     """
     low, high = min(values), max(values)
-    if log and low > 0 and high > low:
+    if log and low > 1e-100 and high > low:
         return logarithmic(low, high)
     ordered = sorted(values)
     usual = ordered[
@@ -147,7 +147,7 @@ def chart(
 
     log, zero: see `y_axis`.  best: a point to ring.  marks: (x, step) of resumes, thin lines across the chart.
     """
-    finite = [p for one in series for p in one.points if math.isfinite(p[1])]
+    finite = [p for one in series for p in one.points if _drawn(p[1])]
     if not finite:
         return Markup("")
     xs = [p[0] for p in finite]
@@ -162,14 +162,14 @@ def chart(
             ).format(_px(x.place(at)), _TOP, HEIGHT - _BOTTOM, int(step))
         )
     parts += [_curve(one, x, y) for one in series]
-    if best is not None and math.isfinite(best[1]) and y.low <= best[1] <= y.high:
+    if best is not None and _drawn(best[1]) and y.low <= best[1] <= y.high:
         parts.append(
             Markup('<circle class="best" cx="{}" cy="{}" r="5.5"><title>best: {}</title></circle>').format(
                 _px(x.place(best[0])), _py(y.place(best[1])), number(best[1])
             )
         )
     above = sum(v > y.high for _, v in finite)
-    gone = sum(not math.isfinite(p[1]) for one in series for p in one.points)
+    gone = sum(not _drawn(p[1]) for one in series for p in one.points)
     notes = [note] if note else []
     notes += [f"{above} values above the chart, up to {number(max(v for _, v in finite))}"] if above else []
     notes += [f"{gone} values are not finite"] if gone else []
@@ -185,6 +185,11 @@ def chart(
         Markup("").join(parts),
         Markup('<p class="note">{}</p>').format("; ".join(notes)) if notes else "",
     )
+
+
+def _drawn(value: float) -> bool:
+    """Say whether a value can stand on a chart: squares and differences of larger ones overflow."""
+    return abs(value) < 1e150  # not of NaN
 
 
 def _px(share: float) -> str:
@@ -225,7 +230,7 @@ def _curve(series: Series, x: Axis, y: Axis) -> Markup:
     path, pen_down = [], False
     dots = []
     for px, py in points:
-        if not math.isfinite(py) or (y.log and py <= 0):
+        if not _drawn(py) or (y.log and py <= 0):
             pen_down = False
             continue
         at = _px(x.place(px)), _py(min(y.place(py), 1.02))

@@ -1,0 +1,136 @@
+"""New recipe: look at a folder of data, say what it is, and write a short recipe that trains on it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from visloom.config import load
+from visloom.errors import ConfigError, DataError, UsageError
+from visloom.place import join, one_of
+from visloom.refs import recipes
+from visloom.run import Run
+from visloom.rundir import safe_name
+from visloom.stream import Shuffled, rooted
+from visloom.words import safe
+
+if TYPE_CHECKING:
+    from visloom.data.layout import Layout
+
+_RECIPE_OF = {"Cifar": "{name}"}  # class of a source -> recipe that knows it; `folder` takes every other one
+
+
+@dataclass(frozen=True)
+class Made:
+    """A recipe that was written. said: what was seen, one fact per line."""
+
+    file: Path
+    said: tuple[str, ...]
+
+
+def write_new(file: Path, data: Path) -> Made:
+    """Look at `data` and write a settings file for it.
+
+    Raises:
+        UsageError: the name is not that of a YAML file.
+        DataError: no reader knows what the folder holds; the file exists or cannot be written.
+    """
+    from visloom.data.layout import recognise
+
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise UsageError(f"a recipe file ends in .yaml, got {file}; for example {file.stem or 'mine'}.yaml")
+    if file.exists():
+        raise DataError(
+            f"{file} exists already, and nothing is overwritten: choose another name, or remove it"
+        )
+    if not data.is_dir():
+        raise DataError(f"--data {data}: there is no such folder")
+    layout = recognise(data)
+    if layout is None:
+        raise DataError(_unknown(data))
+    text = "".join(f"{line}\n" for line in recipe_lines(file, data.absolute(), layout))
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except OSError as error:
+        raise DataError(f"{file} cannot be written: {error.strerror or error}") from error
+    return Made(file, (layout.kind, *layout.said))
+
+
+def _unknown(data: Path) -> str:
+    inside = sorted(p.name + ("/" if p.is_dir() else "") for p in data.iterdir())[:8]
+    return (
+        f"{data}: no reader knows what this folder holds. It has {one_of(inside, 'and')}\n"
+        "  understood are: class folders (cats/1.jpg, or train/cats/1.jpg and val/cats/9.jpg); a list file or "
+        "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version"
+    )
+
+
+def recipe_lines(file: Path, data: Path, layout: Layout) -> Iterator[str]:
+    """Yield the lines of a recipe: what it extends, where the data are, and what one changes first."""
+    train, val = layout.parts["train"], layout.parts.get("val", layout.parts["train"])
+    base = _RECIPE_OF.get(type(train).__name__, "folder").format(name=getattr(train, "name", ""))
+    if base not in recipes():
+        raise ConfigError(f"the recipe {base!r} is not part of this installation")
+    run = load(base)
+    evaluation = next(iter(run.evals))
+    count = len(rooted(train, data))
+    yield f"# {safe(layout.kind)}: {count:,} samples to train on, {len(rooted(val, data)):,} to validate on."
+    yield f"# Look at the data: visloom inspect-data {file.name}   Then: visloom train {file.name}"
+    yield f"extends: {base}"
+    yield f"name: {_word(safe_name(file.stem))}"
+    yield f"host.data: {_word(str(data))}"
+    yield f"train.source: {_word(_brief(train))}"
+    yield f"{join('evals', evaluation)}.stream.source: {_word(_brief(val))}"
+    classes = _names(train, data, layout)
+    if classes:
+        yield f"task.classes: {_word(list(classes))}"
+    batch = _batch(run, count)
+    if batch is not None:
+        yield f"train.batch: {batch}  # smaller than usual: there are few samples"
+    yield f"length: {run.length}  # how long; steps:N counts updates"
+    yield f"optim.lr: {run.optim.lr:g}  # learning rate"
+
+
+def _word(value: Any) -> str:
+    """Write a value in one line of YAML."""
+    return yaml.safe_dump(
+        value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+    ).strip().removesuffix("...").strip()  # fmt: skip
+
+
+def _brief(source: Any) -> dict[str, Any]:
+    """Return a source as settings: its kind, and the fields that are not at their defaults."""
+    found: dict[str, Any] = {"kind": type(source).__name__}
+    for field in fields(source):
+        value = getattr(source, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if value != default:
+            found[field.name] = (
+                list(value) if isinstance(value, tuple) else value if _plain(value) else str(value)
+            )
+    return found
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _names(source: Any, data: Path, layout: Layout) -> tuple[str, ...]:
+    """Class names for data that have none: their numbers."""
+    if layout.classes:
+        return ()
+    labels = rooted(replace(source, split=None, limit=None), data).labels()
+    return tuple(str(i) for i in range(max(2, int(labels.max()) + 1))) if labels is not None else ()
+
+
+def _batch(run: Run, count: int) -> int | None:
+    """A batch that the samples fill a few times, where the recipe's is too big for that."""
+    stream = run.train
+    if not isinstance(stream, Shuffled) or stream.batch * 4 <= count:
+        return None
+    return max(1, min(stream.batch, 1 << max(0, (count // 4)).bit_length() - 1))

@@ -1,0 +1,308 @@
+"""Prove resume: kill a run with SIGKILL, resume it, and compare its files with those of a run left alone.
+
+The run left alone trains in one process from start to end. The other one is killed again and again: half of
+the kills come at a random moment, the others while a checkpoint is being written (which a fault point makes
+slow). What is compared is the sha256 of every file of the last checkpoint (weights, moments, averages, ledger)
+and of log.jsonl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from visloom.bundle import step_name
+from visloom.checkpoint import Checkpoints
+from visloom.errors import CheckpointError, UsageError, VisloomError
+
+Moment = Literal["any time", "in a write"]
+
+_SLOW = 0.03  # seconds that a slow writer waits at every point of a write
+_PATIENCE = 900.0  # seconds that one life may take at most
+
+
+class RunFailed(VisloomError):
+    """A training run ended by itself with an error; `exit_code` is its own."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to prove: `visloom train RECIPE SETTINGS OPTIONS`, killed so many times.
+
+    options: further words of the train command (`--data DIR`).  again: those of `visloom resume` (`--trust`).
+    folder: where both runs go.  seed: draws the moments of the kills.
+    """
+
+    recipe: str
+    settings: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    kills: int = 6
+    seed: int = 0
+    folder: Path = Path("prove-resume")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill. step: the newest whole checkpoint after it, or None.  torn: a half-written one lay there."""
+
+    moment: Moment
+    step: int | None
+    torn: bool
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One file of both runs."""
+
+    name: str
+    alone: str
+    killed: str
+
+    @property
+    def same(self) -> bool:
+        return self.alone == self.killed
+
+
+@dataclass
+class Proof:
+    """What came out: the kills in order, and the files compared."""
+
+    kills: list[Kill] = field(default_factory=list)
+    files: list[Compared] = field(default_factory=list)
+
+    @property
+    def identical(self) -> bool:
+        """Whether every file is the same."""
+        return bool(self.files) and all(each.same for each in self.files)
+
+
+def prove(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Proof:
+    """Train twice, once with kills, and compare.
+
+    Raises:
+        UsageError: kills is negative, or the system has no SIGKILL.
+        RunFailed: a run ended with an error of its own.
+    """
+    if plan.kills < 0:
+        raise UsageError(f"--kills is a number from 0, got {plan.kills}")
+    if not hasattr(signal, "SIGKILL"):
+        raise UsageError("this system has no SIGKILL, so nothing can be proved here")
+    began = time.monotonic()
+    alone, killed = _Life(plan, plan.folder / "alone"), _Life(plan, plan.folder / "killed")
+    try:
+        alone.start()
+        alone.finish()
+        setup, training = _paces(alone.directory, time.monotonic() - began)
+        say(f"left alone: done after {setup:.0f} s of set-up and {training:.1f} s of training")
+        proof = _with_kills(plan, killed, setup, training, say)
+    finally:
+        alone.stop()
+        killed.stop()
+    proof.files = compare(alone.directory, killed.directory)
+    return proof
+
+
+def _paces(directory: Path, whole: float) -> tuple[float, float]:
+    """Seconds of set-up and of training of a run that was left alone."""
+    times = {str(row.get("kind")): float(str(row.get("time"))) for row in speed(directory)}
+    training = max(0.0, times.get("end", 0.0) - times.get("start", 0.0))
+    return max(0.0, whole - training), training
+
+
+def _with_kills(
+    plan: Plan, killed: _Life, setup: float, training: float, say: Callable[[str], None]
+) -> Proof:
+    """Let a run be killed as often as planned, and let it finish."""
+    proof = Proof()
+    draws = random.Random(plan.seed)
+    for number in range(plan.kills):
+        moment: Moment = "in a write" if number % 2 else "any time"
+        killed.start(slow=moment == "in a write")
+        if moment == "in a write":
+            delay = draws.uniform(0, 2 * _SLOW)
+        elif draws.random() < 0.25:
+            delay = -draws.uniform(0, setup)  # before the first step of this process
+        else:
+            delay = draws.uniform(0, 2 * training / (plan.kills + 1))
+        kill = killed.kill(moment, delay)
+        if kill is None:
+            say(f"kill {number + 1}: the run was done before it")
+            break
+        proof.kills.append(kill)
+        where = "no checkpoint yet" if kill.step is None else f"newest checkpoint: step {kill.step}"
+        torn = ", and a half-written one" if kill.torn else ""
+        say(f"kill {number + 1} ({kill.moment}): {where}{torn}")
+    if not killed.over:
+        killed.start()
+        killed.finish()
+    return proof
+
+
+class _Life:
+    """The processes of one run, one after the other, and its directory."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out = plan, out
+        self.log = out.with_suffix(".txt")  # what the processes said
+        self.over = False
+        self._process: subprocess.Popen[bytes] | None = None
+        out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def directory(self) -> Path:
+        """The run directory. Raises CheckpointError if there is none."""
+        found = self._found()
+        if found is None:
+            raise CheckpointError(f"{self.out}: the run left no directory; its words are in {self.log}")
+        return found
+
+    def _found(self) -> Path | None:
+        """The run directory, once there is something to resume."""
+        return next((file.parent for file in self.out.glob("*/run.json")), None)
+
+    def start(self, *, slow: bool = False) -> None:
+        """Start training, or go on where the last process ended. slow: the writer of checkpoints is."""
+        found = self._found()
+        plan = self.plan
+        if found is not None:
+            words = ["resume", str(found), *plan.again]
+        else:
+            shutil.rmtree(self.out)  # a directory that was killed before it could be resumed
+            self.out.mkdir()
+            words = ["train", plan.recipe, *plan.settings, *plan.options, "--out", str(self.out)]
+        environment = {**os.environ, "NO_COLOR": "1", "VISLOOM_FAULT": f"slow-write:{_SLOW}" if slow else ""}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "visloom", *words],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def finish(self) -> None:
+        """Wait for the end of the run."""
+        assert self._process is not None
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            self.stop()
+            raise RunFailed(f"a run did not end within {_PATIENCE:.0f} s; see {self.log}", 1) from error
+        self._look()
+
+    def _look(self) -> bool:
+        """Say whether the process has ended by itself. Raises RunFailed if it did so with an error."""
+        assert self._process is not None
+        code = self._process.poll()
+        if code is not None and code != 0:
+            tail = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-6:]
+            raise RunFailed("the run ended with an error:\n  " + "\n  ".join(tail), code if code > 0 else 1)
+        self.over = code == 0
+        return self.over
+
+    def stop(self) -> None:
+        """Kill the process, and its data workers with it."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def kill(self, moment: Moment, delay: float) -> Kill | None:
+        """Kill the process at a moment; None if it was done before.
+
+        delay: seconds, from the first step on ("any time": negative ones count from the start of the process),
+            or from the moment at which a half-written checkpoint is there.
+        """
+        process = self._process
+        assert process is not None
+        sign = self._writing if moment == "in a write" else self._training
+        if delay < 0:
+            delay = -delay
+        elif not self._await(sign):
+            return None
+        end = time.monotonic() + delay
+        while time.monotonic() < end and not self._look():
+            time.sleep(0.002)
+        if self._look():
+            return None
+        self.stop()
+        found = self._found()
+        steps = [] if found is None else Checkpoints(found / "checkpoints").steps()
+        return Kill(moment, steps[-1] if steps else None, self._writing())
+
+    def _await(self, sign: Callable[[], bool]) -> bool:
+        """Wait for a sign; False if the process ends before it."""
+        end = time.monotonic() + _PATIENCE
+        while not sign():
+            if self._look():
+                return False
+            if time.monotonic() > end:
+                self.stop()
+                raise RunFailed(f"a run did not move for {_PATIENCE:.0f} s; see {self.log}", 1)
+            time.sleep(0.002)
+        return True
+
+    def _training(self) -> bool:
+        """Whether this process has taken a step."""
+        assert self._process is not None
+        found = self._found()
+        return found is not None and any(
+            row.get("kind") == "start" and row.get("pid") == self._process.pid for row in speed(found)
+        )
+
+    def _writing(self) -> bool:
+        """Whether a half-written checkpoint of this process is there."""
+        assert self._process is not None
+        found = self._found()
+        half = f".tmp-step-*-{self._process.pid}"
+        return found is not None and next((found / "checkpoints").glob(half), None) is not None
+
+
+def speed(directory: Path) -> list[dict[str, object]]:
+    """Return the rows of a run's speed.jsonl, passing over torn ones."""
+    from visloom.logfiles import read
+
+    file = directory / "speed.jsonl"
+    return read(file, strict=False) if file.exists() else []
+
+
+def compare(alone: Path, killed: Path) -> list[Compared]:
+    """Compare the last checkpoints of two runs, file by file, and their log.jsonl, by sha256."""
+    sides = [
+        {**_checkpoint(folder), "log.jsonl": _sha256(folder / "log.jsonl")} for folder in (alone, killed)
+    ]
+    names = list(dict.fromkeys([*sides[0], *sides[1]]))
+    return [Compared(name, sides[0].get(name, "missing"), sides[1].get(name, "missing")) for name in names]
+
+
+def _checkpoint(folder: Path) -> dict[str, str]:
+    checkpoints = Checkpoints(folder / "checkpoints")
+    steps = checkpoints.steps()
+    if not steps:
+        raise CheckpointError(f"{folder} has no checkpoint")
+    damage = checkpoints.verify(steps[-1])
+    if damage:
+        raise CheckpointError(f"{folder}: the last checkpoint is damaged: {damage}")
+    place = checkpoints.path(steps[-1])
+    files = sorted(file for file in place.iterdir() if file.name != "manifest.json")
+    return {f"{step_name(steps[-1])}/{file.name}": _sha256(file) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
