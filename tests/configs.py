@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from visloom.data.transforms import RandomCrop, RandomFlip
 from visloom.run import Eval, Optim, Rule, Run
@@ -31,6 +32,7 @@ class Mine(Cosine):
     inner: dict[str, tuple[int, ...]] = field(default_factory=dict)
     extra: object = None
     either: int | str | tuple[int, int] = 0
+    file: Path | None = None
 
 
 def sample() -> Run:

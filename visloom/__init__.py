@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Run": "run", "Eval": "run", "Optim": "run", "Rule": "run", "How": "run", "Host": "run", "Save": "run", "Log": "run",
     "Steps": "units", "Epochs": "units", "Examples": "units", "Minutes": "units", "Monitor": "units",
-    "Ema": "run", "Init": "run", "Call": "run",
+    "Ema": "run", "Clip": "run", "Call": "run",
     "Shuffled": "stream", "Mixture": "stream", "Pair": "stream", "Ordered": "stream", "Source": "stream",
     "Split": "stream", "Ticket": "stream", "Sample": "sample",
     "TaskSpec": "task", "TaskModule": "module", "Metric": "metrics", "Losses": "task", "Batch": "task",

@@ -16,7 +16,7 @@ import torch
 
 from visloom import dist
 from visloom.device import Found, find_device, prepare
-from visloom.errors import ConfigError
+from visloom.errors import ConfigError, DataError
 from visloom.keys import fold, permutation, seed_torch
 from visloom.module import TaskModule
 from visloom.run import Run
@@ -65,6 +65,11 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
         for source in walk_sources(stream):
             check_classes(run.task, source)
     train.check_world(dist.world().size, run.how.accumulate)
+    for name, stream in evals.items():
+        if not stream.steps_per_epoch:
+            raise DataError(
+                f"evals.{name}: {stream.leaves()[0].source!r} has no samples: check its folder, split and limit"
+            )
     return Parts(run, found, train, evals, notes)
 
 

@@ -392,9 +392,7 @@ def _nullable(hint: Hint) -> bool:
 
 
 def _items(current: Sequence[Any], hint: Hint, edits: list[Edit], at: Place) -> Any:
-    """Apply edits to the items of a list, one after the other: an index counts the items as they are by
-    then.
-    """
+    """Apply edits to the items of a list, one after the other: an index counts the items as they are then."""
     slot = next((m for m in members(hint) if slots.is_list(m)), tuple[Any, ...])
     items = list(current)
     for head, run in groupby(edits, key=lambda edit: edit.path[0]):

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from math import isfinite
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -119,9 +120,8 @@ def _dump(value: Any, hint: Hint, at: Place, *, brief: bool) -> Any:
         if not isfinite(value):
             raise at.error(f"cannot be written to a file: {value} is not finite")
         return value
-    if slots.is_text(type(value)) and any(
-        isinstance(value, m) for m in slots.members(hint) if slots.is_text(m)
-    ):
+    texts = [member for member in slots.members(hint) if slots.is_text(member)]
+    if isinstance(value, (PurePath, *texts)):
         return str(value)
     if slots.is_text(type(value)) or is_object(value):
         return _dump_object(value, hint, at, brief=brief)
@@ -145,16 +145,13 @@ def _dump_object(value: Any, hint: Hint, at: Place, *, brief: bool) -> dict[str,
     types = slots.hints(cls)
     data: dict[str, Any] = {}
     if slots.closed(hint) is not cls:
+        reason = "has a field named kind" if "kind" in types else "is defined inside a function"
         if "kind" in types or "<" in cls.__qualname__:
-            raise at.error(
-                f"cannot be written to a file: {kind_of(cls)} "
-                + ("has a field named kind" if "kind" in types else "is defined inside a function"),
-            )
+            raise at.error(f"cannot be written to a file: {kind_of(cls)} {reason}")
         data["kind"] = short(cls) if brief else kind_of(cls)
     for field in slots.settable(cls):
-        data[field.name] = _dump(
-            getattr(value, field.name), types[field.name], at.child(field.name), brief=brief
-        )
+        name = field.name
+        data[name] = _dump(getattr(value, name), types[name], at.child(name), brief=brief)
     return data
 
 
@@ -194,8 +191,10 @@ def _diff(a: Any, b: Any, hint: Hint, path: str) -> list[str]:
         return [s for n in names for s in _diff(a.get(n, _ABSENT), b.get(n, _ABSENT), inner, join(path, n))]
     if isinstance(a, tuple | list) and isinstance(b, tuple | list) and any(map(is_object, (*a, *b))):
         return _diff_items(a, b, hint, path)
+    if type(a) is type(b) and a == b:
+        return []
     old, new = _brief(a), _brief(b)
-    return [] if old == new and type(a) is type(b) else [f"{path}: {old} -> {new}"]
+    return [f"{path}: {old} -> {new}" if old != new else f"{path}: {a!r} -> {b!r}"]
 
 
 def _diff_items(a: Sequence[Any], b: Sequence[Any], hint: Hint, path: str) -> list[str]:

@@ -55,7 +55,7 @@ def start(device: str, timeout: float = 1800.0) -> World:
     rank = int(os.environ["RANK"])
     # both: gradients travel between GPUs, flags and metrics between hosts
     backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
-    store = torch.distributed.TCPStore(
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         world_size=size,
@@ -65,7 +65,7 @@ def start(device: str, timeout: float = 1800.0) -> World:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     torch.distributed.init_process_group(
         backend,
-        store=torch.distributed.PrefixStore(f"try-{attempt}", store),
+        store=torch.distributed.PrefixStore(f"try-{attempt}", store),  # type: ignore[attr-defined]
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=timeout),
@@ -156,7 +156,7 @@ def wrap(task: TaskModule, how: How, device: torch.device) -> Wrapped:
     if how.sync_norm:
         if device.type == "cpu":
             raise ConfigError("torch's SyncBatchNorm runs on GPUs only", path="how.sync_norm")
-        task = nn.SyncBatchNorm.convert_sync_batchnorm(task)
+        task = nn.SyncBatchNorm.convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
     parallel = nn.parallel.DistributedDataParallel(
         task,
         device_ids=[device.index] if device.type == "cuda" else None,

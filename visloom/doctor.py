@@ -286,7 +286,8 @@ def _one_step(run: Run, task: Any, batch: Any, device: Any) -> Iterator[Finding]
     """Forward and backward once; which operations have no deterministic kernel here."""
     import torch
 
-    from visloom.engine import check_losses, precision
+    from visloom.contract import check_losses
+    from visloom.engine import precision
     from visloom.task import Progress
 
     before = (

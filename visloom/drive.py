@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, process_time
@@ -19,13 +19,14 @@ from visloom import dist
 from visloom.assemble import Parts, Plans, assemble
 from visloom.checkpoint import Checkpoints
 from visloom.config import apply, change, diff, dump, load
-from visloom.durable import write_json
+from visloom.durable import remove_tree, write_json
 from visloom.engine import resolve_precision
 from visloom.errors import CheckpointError, ConfigError, Preempted
-from visloom.launch import Launch, Rollback
+from visloom.launch import Launch
 from visloom.loader import start_method
 from visloom.log import Teller
 from visloom.module import TaskModule
+from visloom.nonfinite import Rollback
 from visloom.provenance import collect, drift
 from visloom.run import Run
 from visloom.rundir import RunDir, create, find
@@ -70,7 +71,9 @@ def drive(launch: Launch) -> None:
     """
     for name in launch.catch_up():
         launch.evaluate(name)
-    with closing(launch.engine.steps()) as steps:
+    if launch.over():
+        return
+    with closing(launch.engine.steps()) as steps:  # type: ignore[type-var]
         for step in steps:
             launch.after(step)
             if launch.log_due(step.index):
@@ -125,7 +128,7 @@ def resume(
             "a resumed run stays the same run: only length, save, log and host may change. For "
             f"{'; '.join(refused)} use: visloom branch {ref} ..."
         )
-    return _go(run, drive, argv, told, directory=directory, step=step)
+    return _go(run, drive, argv, told, directory=directory, step=step, changed=diff(old, run))
 
 
 def branch(
@@ -173,47 +176,72 @@ def _go(
     told = told or Telling()
     validate(run)
     dist.start(run.host.device)
-    parts = assemble(run)
+    read: list[str] = []
+    parts = assemble(run, read.append)
     validate(parts.run)  # with the class names, which the data may have supplied
     resumed = directory is not None
     with ExitStack() as stack:
         if directory is None:
-            directory = _agreed(lambda: create(Path(run.host.out), run.name))
+            directory = stack.enter_context(_new_directory(run))
         if dist.world().first:
             stack.enter_context(directory.lock())
         teller = stack.enter_context(_teller(parts, directory, told))
+        for line in read:
+            teller.say(f"  {line}")
+        teller.stage(f"task: {type(run.task).__name__}")
         launch = stack.enter_context(Launch(parts, directory, teller))
+        teller.stage("trial: a few samples of each stream")
+        launch.check()
         _header(launch, argv)
         if resumed or parent is not None:
             _restore(launch, directory if resumed else parent, step, resumed=resumed)  # type: ignore[arg-type]
         if dist.world().first:
-            born = None if parent is None else {"run": str(parent.path), "changed": list(changed)}
-            _record(launch, list(argv if argv is not None else sys.argv), resumed=resumed, born=born)
-        try:
-            _run_loop(launch, loop)
-        except Preempted as error:
-            launch.save(wait=True)
-            raise Preempted(
-                f"{error}: saved at step {launch.step}. Go on with: visloom resume {directory.path}"
-            ) from None
+            _record(launch, argv, parent if not resumed else None, changed, resumed=resumed)
+        _run_loop(launch, loop)
         return _finish(launch)
 
 
 def _run_loop(launch: Launch, loop: Drive) -> None:
     """Run the loop, and again from a checkpoint each time a non-finite gradient sends it back."""
+    if launch.run.how.non_finite.policy == "rollback" and launch.checkpoints.latest() is None:
+        launch.save()  # somewhere to go back to
     while True:
         try:
             loop(launch)
             launch.look_for_bad_steps()
             return
         except Rollback as back:
-            launch.rollback(back.bad, back.told)
+            launch.rollback(back)
+        except Preempted as error:
+            raise Preempted(
+                f"{error}: {_save_and_leave(launch)}. Go on with: visloom resume {launch.directory.path}"
+            ) from None
 
 
-def _agreed(make: Callable[[], RunDir]) -> RunDir:
-    """Let rank 0 make the directory, and all ranks use it."""
-    made = make() if dist.world().first else None
-    return next(d for d in dist.gather(made) if d is not None)
+def _save_and_leave(launch: Launch) -> str:
+    try:
+        launch.save(wait=True)
+    except (
+        Rollback
+    ) as back:  # the state is of no use; the resumed run meets the bad step again, and goes back
+        launch.checkpoints.join()
+        return f"not saved ({back}); the last checkpoint is of step {launch.checkpoints.latest()}"
+    return f"saved at step {launch.step}"
+
+
+@contextmanager
+def _new_directory(run: Run) -> Iterator[RunDir]:
+    """Make the directory of a new run; rank 0 does, and all use it.
+
+    A run that fails before it starts, which is when run.json is there, leaves no directory.
+    """
+    made = create(Path(run.host.out), run.name) if dist.world().first else None
+    directory = next(d for d in dist.gather(made) if d is not None)
+    try:
+        yield directory
+    finally:
+        if made is not None and not made.run_json.is_file():
+            remove_tree(made.path)
 
 
 def _teller(parts: Parts, directory: RunDir, told: Telling) -> Teller:
@@ -278,13 +306,24 @@ def _restore(launch: Launch, source: RunDir, step: int | None, *, resumed: bool)
             f"set a longer length (length=epochs:N)",
             path="length",
         )
-    launch.restore(state, cut=resumed)
-    if resumed and step is not None:
+    launch.restore(state, branch=not resumed)
+    if not resumed:
+        launch.teller.say(f"branched from {source.path} at step {state.step:,}")
+    dist.barrier()
+    if resumed and step is not None and launch.world.first:
         launch.checkpoints.drop_after(step)
 
 
-def _record(launch: Launch, argv: list[str], *, resumed: bool, born: dict[str, Any] | None) -> None:
-    """Write run.json and provenance.json; on resume say what could make the bits differ."""
+def _record(
+    launch: Launch,
+    argv: Sequence[str] | None,
+    parent: RunDir | None,
+    changed: Sequence[str],
+    *,
+    resumed: bool,
+) -> None:
+    """Write provenance.json and run.json; on resume say what could make the bits differ."""
+    argv = list(argv if argv is not None else sys.argv)
     directory = launch.directory
     fingerprints = {
         name: _sizes(stream) for name, stream in (("train", launch.parts.train), *launch.parts.evals.items())
@@ -301,21 +340,22 @@ def _record(launch: Launch, argv: list[str], *, resumed: bool, born: dict[str, A
         },
         data=fingerprints,
     )
-    lives: list[Any] = []
     if resumed and directory.provenance.is_file():
         old = json.loads(directory.provenance.read_text(encoding="utf-8"))
         for line in drift(old, now):
             launch.teller.warn(f"identical bits are not promised: {line}")
-        lives = [*old.get("resumed", []), {"step": launch.step, "at": now.get("time"), "argv": argv}]
-        now = {**old, "resumed": lives}
-    if born is not None:
-        now["parent"] = {**born, "step": launch.step}
-    write_json(directory.run_json, dump(launch.run))
+        life = {"step": launch.step, "at": now["time"], "argv": now["argv"], "changed": list(changed)}
+        now = {**old, "resumed": [*old.get("resumed", []), life]}
+    if parent is not None:
+        now["parent"] = {"run": str(parent.path), "step": launch.step, "changed": list(changed)}
     write_json(directory.provenance, now)
+    write_json(directory.run_json, dump(launch.run))
 
 
 def _finish(launch: Launch) -> Report:
-    """Join the last write, write the report, say where everything is."""
+    """Save the end, write the report, say where everything is."""
+    if not launch.saved:  # it stopped early, or the loop is the user's own
+        launch.save()
     launch.checkpoints.join()
     directory, ledger = launch.directory, launch.ledger
     paths: dict[str, object] = {}

@@ -54,9 +54,10 @@ class Step(NamedTuple):
     lr: learning rate by parameter group.  grad_norm: 0-dim norm before clipping, or None if nothing needed it.
     seconds: host time of the turn.  waited: the part of it that was spent waiting for data.
     notes: what the data side wants told.
+    bad: 0-dim bool, whether the update was skipped for its gradient; None where the policy is not to skip.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of that name
     epoch: float
     losses: dict[str, Tensor]
     logs: dict[str, Tensor]
@@ -65,6 +66,7 @@ class Step(NamedTuple):
     seconds: float
     waited: float
     notes: tuple[str, ...] = ()
+    bad: Tensor | None = None
 
 
 class Bad(NamedTuple):
@@ -168,7 +170,9 @@ class Engine:
         if self._backup:
             torch._foreach_copy_(self._backup, self._buffers)
 
-        waited, ids, notes = 0.0, (), ()
+        waited = 0.0
+        ids: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
         seen: Losses | None = None
         bad: Tensor | None = None
         for micro in range(how.accumulate):
@@ -192,7 +196,8 @@ class Engine:
                     loss = _total(losses.terms)
                 if how.accumulate > 1:
                     loss = loss / how.accumulate
-                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+                scaled = loss if self.scaler is None else self.scaler.scale(loss)
+                scaled.backward()  # type: ignore[no-untyped-call]
             seen = losses if seen is None else _added(seen, losses)
             ids, notes = ids + batch.ids, notes + batch.notes
             if self.scaler is not None and how.non_finite.policy != "ignore":
@@ -217,7 +222,8 @@ class Engine:
         terms, logs = _detached(seen, how.accumulate)
         done = perf_counter()
         epoch = self.step / at.steps_per_epoch
-        return Step(self.step, epoch, terms, logs, lr, norm, done - began, waited, notes)
+        skipped = bad if self._mends else None
+        return Step(self.step, epoch, terms, logs, lr, norm, done - began, waited, notes, skipped)
 
     def _clip(self) -> Tensor | None:
         """Clip gradients, and return their norm where clipping or the finite check needs it."""
@@ -253,7 +259,7 @@ class Engine:
         elif self._on_device:
             found = bad.float()
             for part in optimizer.parts:
-                part.found_inf = found
+                part.found_inf = found  # type: ignore[attr-defined]
             optimizer.step()
         elif not bool(bad):
             optimizer.step()
@@ -279,6 +285,11 @@ class Engine:
         if average is not None and average.separate and average.ema.evaluate:
             return average.module  # type: ignore[return-value]
         return self.task
+
+    def highest_lr(self, step: int) -> float:
+        """Return the highest learning rate of all parameters in the turn after update `step`."""
+        at = Position(step, self.total, self.steps_per_epoch)
+        return max((self.schedule(group["base_lr"], at) for group in self.optimizer.groups), default=0.0)
 
     def state(self) -> State:
         """Return everything a resumed run needs: weights, moments, averages, the step, and a small ledger."""
@@ -421,10 +432,13 @@ def _total(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def _added(a: Losses, b: Losses) -> Losses:
+    """Add the values of two micro-batches, without their graphs; a name that one lacks is zero there."""
+
     def add(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            k: x[k].detach() + y[k].detach() if k in x and k in y else x.get(k, y.get(k)) for k in {**x, **y}
-        }  # type: ignore[misc]
+        total = {k: v.detach() for k, v in x.items()}
+        for k, v in y.items():
+            total[k] = total[k] + v.detach() if k in total else v.detach()
+        return total
 
     return Losses(add(a.terms, b.terms), add(a.logs, b.logs), a.count + b.count)
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from visloom import dist
-from visloom.errors import ContractError, DataError
+from visloom.contract import check_predictions
+from visloom.errors import DataError
 from visloom.loader import Loader
 from visloom.module import TaskModule
-from visloom.task import TaskSpec
+from visloom.task import Losses, Progress, TaskSpec
 
 if TYPE_CHECKING:
     from visloom.metrics import Metric
@@ -33,6 +34,7 @@ class Evaluation:
     count: samples.  seconds: wall time.
     records: (goodness in [0, 1], position in the stream) of the worst and the best samples, if the task says
         how good a prediction is (`goodness(predictions, batch)` of the spec); worst first.
+    notes: what the data side wants told.
     """
 
     values: dict[str, float]
@@ -40,6 +42,7 @@ class Evaluation:
     count: int
     seconds: float
     records: list[tuple[float, int]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -64,12 +67,14 @@ def run_evaluation(
     *,
     autocast: AbstractContextManager[Any],
     losses: bool = True,
+    progress: Progress | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a task on an Ordered stream.
 
     Args:
         losses: also average the loss terms over the samples, weighted by `Losses.count`.
+        progress: where training stands, for losses that depend on it.
         tick: told (batches done, batches in all), for progress; it may raise to interrupt.
     """
     began = perf_counter()
@@ -79,19 +84,22 @@ def run_evaluation(
     goodness: list[Tensor] = []
     judge = getattr(spec, "goodness", None)
     weight: Tensor | None = None
+    notes: tuple[str, ...] = ()
     batches = loader.open(0)
     try:
         with evaluating(task):
             for number in range(loader.stop):
                 batch = next(batches)
+                batch.progress = progress
                 with autocast:
                     found, predictions = task.assess(batch) if losses else (None, task.predict(batch))
-                _check_predictions(task, predictions, len(batch))
+                check_predictions(type(task).__name__, predictions, len(batch))
                 for metric in metrics.values():
                     metric.update(predictions, batch)
                 if judge is not None:
                     goodness.append(judge(predictions, batch).float())
                 ids.extend(batch.ids)
+                notes += batch.notes
                 if found is not None:
                     weight = _accumulate(sums, found, weight)
                 if tick is not None:
@@ -101,15 +109,15 @@ def run_evaluation(
         if close is not None:
             close()
     values = _merge(metrics)
-    if weight is not None:
+    if losses:
         values = {**_mean_losses(sums, weight), **values}
     tables = {name: table for metric in metrics.values() for name, table in _tables(metric).items()}
     count = _assert_ids(ids)
     records = _records(goodness, loader) if goodness and dist.world().size == 1 else []
-    return Evaluation(values, tables, count, perf_counter() - began, records)
+    return Evaluation(values, tables, count, perf_counter() - began, records, notes)
 
 
-def _accumulate(sums: dict[str, Tensor], found: Any, weight: Tensor | None) -> Tensor:
+def _accumulate(sums: dict[str, Tensor], found: Losses, weight: Tensor | None) -> Tensor:
     count = found.count.double() if found.count.device.type != "mps" else found.count.float()
     for name, value in found.terms.items():
         term = value.detach().to(count.dtype) * count
@@ -117,8 +125,10 @@ def _accumulate(sums: dict[str, Tensor], found: Any, weight: Tensor | None) -> T
     return count if weight is None else weight + count
 
 
-def _mean_losses(sums: dict[str, Tensor], weight: Tensor) -> dict[str, float]:
-    parts = dist.gather(({name: float(value) for name, value in sums.items()}, float(weight)))
+def _mean_losses(sums: dict[str, Tensor], weight: Tensor | None) -> dict[str, float]:
+    """Means over all processes; one that got no sample has no weight."""
+    own = {name: float(value) for name, value in sums.items()}, 0.0 if weight is None else float(weight)
+    parts = dist.gather(own)
     total = sum(w for _, w in parts) or 1.0
     names = sorted({name for part, _ in parts for name in part})
     means = {f"loss/{n}": sum(part.get(n, 0.0) for part, _ in parts) / total for n in names}
@@ -153,22 +163,7 @@ def _assert_ids(ids: list[str]) -> int:
 
 
 def _records(goodness: list[Tensor], loader: Loader, keep: int = 48) -> list[tuple[float, int]]:
-    values = torch.cat(goodness)
+    values = torch.cat(goodness).nan_to_num(nan=0.0)  # a broken prediction is no good one
     order = torch.argsort(values, stable=True)
     chosen = order if len(order) <= 2 * keep else torch.cat([order[:keep], order[-keep:]])
     return [(float(values[i]), int(i)) for i in chosen.tolist()]
-
-
-def _check_predictions(task: TaskModule, predictions: Any, size: int) -> None:
-    if not isinstance(predictions, Mapping) or "ids" not in predictions:
-        raise ContractError(
-            f"{type(task).__name__}.predict returned {type(predictions).__name__}, expected a dict of columns with "
-            f"'ids' among them",
-            path="task",
-        )
-    for name, column in predictions.items():
-        if len(column) != size:
-            raise ContractError(
-                f"{type(task).__name__}.predict: column {name!r} has {len(column)} entries for {size} samples",
-                path="task",
-            )

@@ -75,6 +75,12 @@ def fold_array(key: int | NDArray[np.uint64], words: NDArray[Any] | int) -> NDAr
         return _mix_array((keys ^ _mix_array(values + np.uint64(_GOLDEN))) + np.uint64(_GOLDEN))
 
 
+def seeded(seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Start a fold from each seed: `fold_array(seeded(s), w)` is `[fold(x, w) for x in s]`."""
+    with np.errstate(over="ignore"):
+        return _mix_array(seeds + np.uint64(_GOLDEN))
+
+
 def uniforms(keys: NDArray[np.uint64] | int, count: int) -> NDArray[np.float64]:
     """Return `count` uniform numbers in [0, 1) for each key.
 

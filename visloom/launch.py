@@ -7,21 +7,25 @@ engine, state (resumed or new). Whatever can be known to be wrong before step 1 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 
+import torch
+
 from visloom import dist, faults
-from visloom.assemble import Parts, Plans, build_task, some
+from visloom.assemble import Parts, Plans, build_task
 from visloom.checkpoint import Checkpoints, State, estimate_bytes, room, step_name
+from visloom.contract import require_reported, try_out
 from visloom.device import memory_bytes
 from visloom.durable import write_json
-from visloom.engine import Bad, Engine, Step, precision
-from visloom.errors import CheckpointError, ConfigError, NonFiniteError
+from visloom.engine import Engine, Step, precision
+from visloom.errors import CheckpointError, NonFiniteError
 from visloom.evaluation import Evaluation, run_evaluation
 from visloom.init import initialise
 from visloom.keys import fold
@@ -29,6 +33,7 @@ from visloom.live import Point
 from visloom.loader import Loader, Plan
 from visloom.log import Teller, is_drop
 from visloom.meter import Meter, split_names
+from visloom.nonfinite import Rollback, add_to_list, everywhere, stop
 from visloom.optim import build_optimizer
 from visloom.pictures import contact_sheet, save_pictures
 from visloom.rules import diff_resolved, resolve_rules, resolved_to_json
@@ -36,7 +41,11 @@ from visloom.run import Eval
 from visloom.rundir import RunDir
 from visloom.signals import Interruptible, Signals
 from visloom.stream import Stream
-from visloom.units import due
+from visloom.task import Progress
+from visloom.units import Monitor, due
+
+_log = logging.getLogger("visloom")
+_NOTES = 10  # notes of the data that are shown; log.txt has them all
 
 
 @dataclass
@@ -44,7 +53,8 @@ class Ledger:
     """What a run remembers besides weights and moments; small, JSON, part of every checkpoint.
 
     best: best monitored value so far, at step best_step.  waits: evaluations in a row without a better one.
-    evaluated: last step at which each evaluation was done.  bad: steps whose gradient was not finite.
+    evaluated: last step at which each evaluation was done.
+    bad: steps (from 0) whose gradient was not finite.  untold: those of them that the log does not tell yet.
     rollbacks: returns to a checkpoint so far.  stopped: why the run ended early, or "".
     """
 
@@ -54,6 +64,7 @@ class Ledger:
     evaluated: dict[str, int] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)  # evaluation -> what it last reported
     bad: list[int] = field(default_factory=list)
+    untold: list[int] = field(default_factory=list)
     rollbacks: int = 0
     stopped: str = ""
 
@@ -99,22 +110,48 @@ class Launch:
             directory.checkpoints,
             keep=run.save.keep,
             background=run.save.background,
-            milestone=(lambda step: step % plans.milestone == 0) if plans.milestone else None,
+            milestone=partial(due, plans.milestone, total=0, last=False) if plans.milestone else None,
         )
         self.meter, self.ledger = Meter(), Ledger()
         self.last_evaluation: dict[str, Evaluation] = {}
+        self.notes: dict[str, None] = {}  # what the data side told, each once
         self.began, self.cpu_began = perf_counter(), process_time()
+        self._saved: int | None = None  # the step that this run's newest sound checkpoint holds
         self._saved_at = perf_counter()
+        self._was_end = False  # the checkpoint that was restored was its run's last
         self._lr_before = self._lr = 0.0  # of the two steps before
-        self._window = [perf_counter(), 0.0]  # start of the log window, seconds of it spent waiting for data
+        self._window: list[float] | None = (
+            None  # start of the log window, seconds of it spent waiting for data
+        )
         self._logged = 0  # step of the last log point
         self._stack = ExitStack()
         self.rules = resolved_to_json(self.rows)
-        room(directory.path, estimate_bytes(self.state()))
 
     def _eval_loader(self, stream: Stream) -> Loader:
         plan = Plan(stream, self.spec, seed=None, rank=self.world.rank, world=self.world.size)
-        return Loader(plan, self.run.host, self.device, stream.steps_per_epoch)
+        stop = stream.steps_per_epoch
+        while stop and not len(plan.tickets(stop - 1, 0)):  # the last batch may have nothing for this process
+            stop -= 1
+        return Loader(plan, self.run.host, self.device, stop)
+
+    def check(self) -> None:
+        """Find out what else would fail later: the methods of the task on a few samples, room for a checkpoint.
+
+        Raises ContractError, DataError, ConfigError or CheckpointError, in words.
+        """
+        evals = {name: (loader.plan, self.run.evals[name]) for name, loader in self.eval_loaders.items()}
+        warnings = try_out(
+            self.task, self.spec, self.loader.plan, evals, device=self.device,
+            autocast=precision(self.run.how, self.device)[0], progress=self._progress(),
+            draws=self.run.log.images > 0,
+        )  # fmt: skip
+        for line in warnings:
+            self.teller.warn(line)
+        room(self.directory.path, estimate_bytes(self.state()))
+
+    def _progress(self) -> Progress:
+        """Where training stands, for an evaluation."""
+        return Progress(torch.full((), float(self.step), device=self.device), self.engine.progress.total)
 
     def __enter__(self) -> Launch:
         self._stack.enter_context(self.signals)
@@ -135,24 +172,34 @@ class Launch:
             ledger=dataclasses.asdict(self.ledger),
             meter=meter_data,
             rules=self.rules,
+            total=self.plans.total,
             log_offset=self.teller.offset(),
         )
         return state
 
-    def restore(self, state: State, *, cut: bool = True) -> None:
-        """Continue from a state; `cut` also cuts the log back to it."""
+    def restore(self, state: State, *, branch: bool = False) -> None:
+        """Continue from a state.
+
+        branch: the state is another run's. Moments that do not fit this run start afresh, aloud; best value,
+            patience and log are this run's own.
+        """
         changed = diff_resolved(state.data.get("rules", self.rules), self.rules)
-        if changed:
+        if changed and not branch:
             raise CheckpointError(
                 "the checkpoint's parameters stand under other rules than the run's:\n  "
                 + "\n  ".join(changed)
             )
-        self.engine.restore(state)
+        for note in self.engine.restore(state, strict=not branch):
+            self.teller.warn(note)
+        self._logged = state.step
+        self._lr_before, self._lr = (self.engine.highest_lr(max(0, state.step - n)) for n in (2, 1))
+        if branch:
+            self.teller.resume(state.step, 0)
+            return
         self.ledger = Ledger(**state.data["ledger"])
         self.meter.restore(state.tensors.get("meter", {}), state.data.get("meter", {}), self.device)
-        self._logged = state.step
-        if cut:
-            self.teller.resume(state.step, int(state.data["log_offset"]))
+        self._saved, self._was_end = state.step, state.data["total"] == state.step
+        self.teller.resume(state.step, int(state.data["log_offset"]))
 
     # ------------------------------------------------------------------------------- what the loop asks and does
 
@@ -178,8 +225,11 @@ class Launch:
 
     def after(self, step: Step) -> None:
         """Bookkeeping of every step: sums on the device, the progress line, failed writes, signals."""
+        if self._window is None:  # before the first step the time was that of setting up
+            self._window = [perf_counter() - step.seconds, 0.0]
         self.meter.add(step)
         self._window[1] += step.waited
+        self._note(step.notes)
         lr = max(step.lr.values(), default=0.0)
         if is_drop(self._lr_before, self._lr, lr):
             self.teller.lr_drop(step.index - 1, self._lr, lr)
@@ -187,104 +237,121 @@ class Launch:
         self.teller.tick(step.index)
         self.checkpoints.check()
         faults.point("step")
-        if self.world.size > 1 and dist.any_rank(self.signals.asked is not None):
-            self.signals.asked = self.signals.asked or "a signal on another process"
-        self.signals.check()
+        self.signals.agree()  # answered before the next step: what is due after this one is done first
+
+    def _note(self, notes: Sequence[str]) -> None:
+        """Tell what the data side noted, each note once: the first ones to everybody, all to log.txt."""
+        for note in notes:
+            if note in self.notes:
+                continue
+            self.notes[note] = None
+            if len(self.notes) <= _NOTES:
+                self.teller.warn(note)
+            else:
+                _log.warning("%s", note, extra={"told": True})
 
     def log(self, step: Step) -> None:
         """Write a log point: window means of losses and training metrics, learning rates, speed."""
         self.look_for_bad_steps()
+        if self.ledger.untold:  # told at log points only: saves may come at any time
+            steps, self.ledger.untold = [s + 1 for s in self.ledger.untold], []
+            self.teller.skipped(step.index, steps, "the gradient was not finite")
         losses, logs = split_names(self.meter.read())
         now = perf_counter()
-        self.teller.point(
-            Point(
-                step=step.index,
-                losses=losses,
-                logs=logs,
-                lrs=step.lr,
-                steps=step.index - self._logged,
-                seconds=now - self._window[0],
-                waited=self._window[1],
-                memory=memory_bytes(self.device),
+        began, waited = self._window or (now, 0.0)
+        if losses:  # else every step since the last point was passed over
+            self.teller.point(
+                Point(
+                    step=step.index,
+                    losses=losses,
+                    logs=logs,
+                    lrs=step.lr,
+                    steps=step.index - self._logged,
+                    seconds=now - began,
+                    waited=waited,
+                    memory=memory_bytes(self.device),
+                )
             )
-        )
         if step.index % self.plans.epoch == 0:
-            self.teller.epoch_end(step.index, *split_names(self.meter.read_epoch()))
+            losses, logs = split_names(self.meter.read_epoch())
+            if losses:
+                self.teller.epoch_end(step.index, losses, logs)
         self._window, self._logged = [perf_counter(), 0.0], step.index
+
+    def _not_training(self, seconds: float) -> None:
+        """Leave time out of the speed, which is that of training."""
+        if self._window is not None:
+            self._window[0] += seconds
 
     def save(self, *, wait: bool = False) -> None:
         """Write a checkpoint of the last whole step; never of non-finite weights."""
         self.look_for_bad_steps()
-        state = self.state()
+        state, began = self.state(), perf_counter()
         if self.world.first:
-            began = perf_counter()
             self.checkpoints.save(state, wait=wait)
             self.teller.saved(
                 state.step, self.checkpoints.directory / step_name(state.step), perf_counter() - began
             )
-            self._window[0] += perf_counter() - began  # speed is that of training
         dist.barrier()
-        self._saved_at = perf_counter()
+        self._not_training(perf_counter() - began)
+        self._saved, self._saved_at = state.step, perf_counter()
 
     def evaluate(self, name: str) -> Evaluation:
         """Run one evaluation; keep the checkpoint if it is the best one so far."""
-        self.engine.bad_steps()
+        began, setting = perf_counter(), self.run.evals[name]
+        self.look_for_bad_steps()
         module = self.engine.best_module
-        self.signals.waiting = True  # the state is whole here: a signal may end the evaluation
-        try:
-            self.signals.check()
-            result = run_evaluation(
+        dist.share(module)
+
+        def ask() -> Evaluation:
+            return run_evaluation(
                 module, self.spec, self.eval_loaders[name], autocast=precision(self.run.how, self.device)[0],
-                losses=self.run.evals[name].losses, tick=partial(self._eval_tick, name),
+                losses=setting.losses, progress=self._progress(), tick=partial(self._eval_tick, name),
             )  # fmt: skip
-        finally:
-            self.signals.waiting = False
+
+        result = self.signals.wait(ask)  # the state is whole here: a signal may end the evaluation
         faults.point("evaluation")
         self.ledger.evaluated[name] = self.step
         self.ledger.values[name] = result.values
         self.last_evaluation[name] = result
-        setting = self.run.evals[name]
-        better = self._judge(name, setting, result.values)
+        self._note(result.notes)
+        monitor, better = self._judge(name, setting, result.values)
         self.teller.evaluation(
-            name, self.step, result.values, monitor=setting.monitor, best=better, seconds=result.seconds,
+            name, self.step, result.values, monitor=monitor, best=better, seconds=result.seconds,
             baseline=self.baseline(name),
         )  # fmt: skip
         if better and self.run.save.best:
             self._keep_best()
         if self.world.first:
             self._write_evaluation(name, result)
-        self._window[0] += result.seconds  # speed is that of training
+        self._not_training(perf_counter() - began)
         return result
 
     def _eval_tick(self, name: str, number: int, total: int) -> None:
         self.teller.working(f"evaluating {name}", number, total)
-        self.signals.check()
 
-    def _judge(self, name: str, setting: Eval, values: Mapping[str, float]) -> bool:
-        monitor = setting.monitor
-        if monitor is None:
-            return False
-        key = monitor.name.removeprefix(f"{name}/")
-        if key not in values:
-            raise ConfigError(
-                f"evals.{name}.monitor names {key!r}, which is not reported; there is: {', '.join(values)}",
-                path=f"evals.{name}.monitor",
-            )
-        if monitor.better(values[key], self.ledger.best):
-            self.ledger.best, self.ledger.best_step, self.ledger.waits = values[key], self.step, 0
-            return True
-        self.ledger.waits += 1
-        if setting.patience and self.ledger.waits >= setting.patience:
-            self.ledger.stopped = f"{self.ledger.waits} evaluations without a better {monitor.name}"
-        return False
+    def _judge(self, name: str, setting: Eval, values: Mapping[str, float]) -> tuple[Monitor | None, bool]:
+        """Return what the evaluation monitors, by the name under which it is reported, and whether it is best."""
+        if setting.monitor is None:
+            return None, False
+        monitor = Monitor(setting.monitor.mode, require_reported(name, setting, list(values)))
+        value, ledger = values[monitor.name], self.ledger
+        if monitor.better(value, ledger.best):
+            ledger.best, ledger.best_step, ledger.waits = value, self.step, 0
+            return monitor, True
+        ledger.waits += 1
+        if setting.patience and ledger.waits >= setting.patience:
+            ledger.stopped = f"{ledger.waits} evaluations without a better {monitor.name}"
+        return monitor, False
 
     def _keep_best(self) -> None:
         if self.world.first:
             self.checkpoints.join()
-            if self.step not in self.checkpoints.steps():
+            if self._saved != self.step:
                 self.checkpoints.save(self.state(), wait=True)
             self.checkpoints.mark_best(self.step)
         dist.barrier()
+        self._saved = self.step
 
     def _write_evaluation(self, name: str, result: Evaluation) -> None:
         """Write evals/<name>.json, and pictures of the worst and best samples, for the report."""
@@ -321,53 +388,50 @@ class Launch:
 
     def look_for_bad_steps(self) -> None:
         """Read the flags of non-finite gradients, and do what `how.non_finite` says."""
-        bad = self.engine.bad_steps()
+        bad = everywhere(self.engine.bad_steps())
         if not bad:
             return
-        policy = self.run.how.non_finite
-        self.ledger.bad.extend(b.step for b in bad)
+        policy, steps = self.run.how.non_finite, [b.step for b in bad]
+        self.ledger.bad = sorted({*self.ledger.bad, *steps})
+        file = self.directory.path / "nonfinite.json"
         if self.world.first:
-            path = self.directory.path / "nonfinite.json"
-            write_json(path, [{"step": b.step, "samples": list(b.ids)} for b in bad])
-        first = bad[0]
-        told = f"step {first.step + 1}: the gradient was not finite (samples {some(first.ids)})"
+            add_to_list(file, bad)
         if policy.policy == "skip":
-            self.teller.skipped(self.step, [b.step + 1 for b in bad], "the gradient was not finite")
+            self.ledger.untold += steps
         elif policy.policy == "rollback" and self.ledger.rollbacks < policy.tries:
-            raise Rollback(bad, told)
+            raise Rollback(bad)
         else:
-            raise NonFiniteError(
-                f"{told}; no weight was changed by it and nothing was saved since. The samples are listed in "
-                f"{self.directory.path / 'nonfinite.json'}. Lower optim.lr, clip gradients (how.clip.norm=1), or "
-                f"choose how.non_finite=skip or rollback:3, then: visloom resume {self.directory.path}"
-            )
+            raise stop(bad, self.directory.path, file)
 
-    def rollback(self, bad: list[Bad], told: str) -> None:
+    def rollback(self, back: Rollback) -> None:
         """Return to the last checkpoint and pass over the bad steps from there on."""
-        rollbacks, passed = self.ledger.rollbacks + 1, sorted({*self.engine.skipped, *(b.step for b in bad)})
+        steps, ledger = [b.step for b in back.bad], self.ledger
+        passed = self.engine.skipped.union(steps)
         self.checkpoints.join()
+        dist.barrier()
         state = self.checkpoints.load(say=self.teller.warn)
         if state is None:
-            raise NonFiniteError(f"{told}, and there is no checkpoint to return to")
+            raise NonFiniteError(f"{back}, and there is no checkpoint to return to")
         self.restore(state)
-        self.engine.skipped = set(passed)
-        self.ledger.rollbacks = rollbacks
-        self.teller.warn(f"{told}; back to step {state.step}, passing over {len(bad)} step(s)")
+        self.engine.skipped = passed
+        self.ledger.bad, self.ledger.rollbacks = ledger.bad, ledger.rollbacks + 1
+        self.ledger.untold += steps
+        self.teller.warn(f"{back}; back to step {state.step}, passing over {len(steps)} step(s)")
 
     def over(self) -> bool:
         """Say whether the run ends before its last step."""
         return bool(self.ledger.stopped)
 
     def catch_up(self) -> Iterator[str]:
-        """Names of evaluations that were due at the restored step but not done before the run ended."""
-        for name in self.evals_due(self.step):
+        """Names of evaluations that were due at the restored step but not done before the run ended.
+
+        Where it was the last step of a run that now is longer, all were due.
+        """
+        for name in self.plans.evals if self._was_end else self.evals_due(self.step):
             if self.ledger.evaluated.get(name, 0) < self.step:
                 yield name
 
-
-class Rollback(Exception):
-    """Raised inside the loop to return to a checkpoint; the driver answers it."""
-
-    def __init__(self, bad: list[Bad], told: str) -> None:
-        super().__init__(told)
-        self.bad, self.told = bad, told
+    @property
+    def saved(self) -> bool:
+        """Say whether there is a checkpoint of the last whole step."""
+        return self._saved == self.step

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,9 +22,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from visloom.errors import ContractError, DataError
+from visloom.contract import check_batch
+from visloom.errors import ContractError, DataError, VisloomError
 from visloom.keys import fold
 from visloom.run import Host
+from visloom.signals import Signals
 from visloom.stream import Stream, Tickets
 from visloom.task import Batch, TaskSpec
 
@@ -32,11 +35,15 @@ if TYPE_CHECKING:
 
     from visloom.sample import Sample
 
+GRACE = 1.0
+"""Seconds that a data worker has to end when it is no longer needed."""
+
 
 @dataclass(frozen=True)
 class _Failure:
     """What a worker sends back instead of a batch."""
 
+    kind: type[VisloomError]
     message: str
 
 
@@ -69,8 +76,11 @@ class Plan(Dataset[Any]):
     ) -> Any:
         """Read, transform and collate; failures are DataErrors that name the sample."""
         samples = self.stream.load(self.tickets(step, micro), note)
-        key = None if self.seed is None else fold(self.seed, "batch", step, micro)
-        return collated(self.spec, samples, key) if collate else samples
+        return collated(self.spec, samples, self.key(step, micro)) if collate else samples
+
+    def key(self, step: int, micro: int) -> int | None:
+        """The key of a micro-batch's own draws."""
+        return None if self.seed is None else fold(self.seed, "batch", step, micro)
 
     def __getitem__(self, at: tuple[int, int]) -> Any:
         step, micro = at
@@ -85,10 +95,8 @@ class Plan(Dataset[Any]):
 
         try:
             return self.make(step, micro, note)
-        except DataError as error:
-            return _Failure(str(error))
-        except ContractError as error:
-            return _Failure(str(error))
+        except (DataError, ContractError) as error:
+            return _Failure(type(error), str(error))
 
     def name(self, step: int, micro: int, position: int) -> str:
         """Name one sample of a batch for an error message."""
@@ -129,12 +137,7 @@ def collated(spec: TaskSpec, samples: Sequence[Sample], key: int | None) -> Batc
         raise DataError(
             f"{type(spec).__name__}.collate failed on samples {ids} ...: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(batch, Batch):
-        raise ContractError(
-            f"{type(spec).__name__}.collate returned {type(batch).__name__}, expected a subclass of "
-            f"visloom.task.Batch (a dataclass of tensors with `ids`)",
-            path="task",
-        )
+    check_batch(type(spec).__name__, batch, len(samples))
     return batch
 
 
@@ -180,7 +183,7 @@ class Loader:
             yield batch.pin_memory() if pin else batch
 
     def _workers(self, at: _Order) -> Iterator[Batch]:
-        self.plan.table = table = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
+        self.plan.table = table = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         with warnings.catch_warnings():
             # torch advises against more workers than cores; the number is the user's to choose
             warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -192,12 +195,10 @@ class Loader:
                 except RuntimeError as error:
                     self._explain(error, table, at, number)
                 if isinstance(batch, _Failure):
-                    raise DataError(batch.message)
+                    raise batch.kind(batch.message)
                 yield batch
         finally:
-            shut = getattr(iterator, "_shutdown_workers", None)  # at once, not when the collector comes by
-            if shut is not None:
-                shut()
+            _shut(iterator)
 
     def _torch_loader(self, at: _Order) -> DataLoader[Any]:
         return DataLoader(
@@ -239,18 +240,46 @@ class Loader:
         raise error
 
 
+def _shut(iterator: Any) -> None:
+    """Stop the workers now, not when the collector comes by; one that hangs is killed.
+
+    torch would wait 5 seconds for each that hangs, which is more than a preempted run may have.
+    """
+    shut, workers = getattr(iterator, "_shutdown_workers", None), getattr(iterator, "_workers", [])
+    if shut is None:
+        return
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        for worker in workers:
+            worker.kill()  # does nothing to one that has ended
+
+    timer = threading.Timer(GRACE, kill)
+    timer.start()
+    try:
+        shut()
+    except RuntimeError:  # torch reports a worker that died; that we killed one is no news
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+
+
 def _first(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
 def _begin(worker: int) -> None:
-    """Runs first in each worker: one thread each, and Ctrl-C is the main process's business."""
+    """Runs first in each worker: one thread each, and signals are the main process's business.
+
+    Schedulers send theirs to the whole group: a worker that obeyed would fail the run before it has saved.
+    """
     torch.set_num_threads(1)
     calm_threads()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("SIGTERM", "SIGUSR1"):
+    for name in Signals.names:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def calm_threads() -> None:
@@ -284,7 +313,7 @@ def _side_stream(made: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 
     The host runs ahead of the GPU, so the copy goes on while the previous step still computes.
     """
-    side = torch.cuda.Stream(device)
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     with closing(made):  # type: ignore[type-var]
         for batch in made:
             with torch.cuda.stream(side):

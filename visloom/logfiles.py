@@ -173,15 +173,18 @@ def _end_of_last_line(file: FileIO, chunk: int = 65536) -> int:
 
 
 class Board:
-    """TensorBoard event files, written at once and without a thread. Opened at the first value.
+    """TensorBoard event files, written at once and without a thread. Opened at the first value."""
 
-    after: the last step whose values stay, for a run that resumes; TensorBoard hides those of later steps.
-    """
-
-    def __init__(self, directory: Path, warn: Warn, after: int | None = None) -> None:
-        self._directory, self._warn, self.after = directory, warn, after
+    def __init__(self, directory: Path, warn: Warn) -> None:
+        self._directory, self._warn = directory, warn
+        self._after: int | None = None
         self._records: Any = None
         self._gone = False
+
+    def restart(self, after: int) -> None:
+        """Go on in a new file after this step; TensorBoard hides what it has of later ones."""
+        self.close()
+        self._after = after
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write one number per tag."""
@@ -257,9 +260,9 @@ class Board:
         self._records = RecordWriter((self._directory / name).open("xb"))
         version = event.Event(wall_time=time.time(), file_version="brain.Event:2")
         self._records.write(version.SerializeToString())
-        if self.after is not None:
+        if self._after is not None:
             start = event.SessionLog(status=event.SessionLog.START)
-            purge = event.Event(wall_time=time.time(), step=self.after + 1, session_log=start)
+            purge = event.Event(wall_time=time.time(), step=self._after + 1, session_log=start)
             self._records.write(purge.SerializeToString())
 
     def _fail(self, why: str) -> None:

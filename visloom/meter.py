@@ -14,22 +14,27 @@ from visloom.engine import Step
 class Meter:
     """Adds the values of each step on the device; `read()` gives means and starts a new window.
 
-    Every sum is part of the run's state, so a run that is killed between two log points logs the same means.
+    Steps whose update was skipped do not count: one NaN would hide the whole window. Every sum is part of the run's
+    state, so a run that is killed between two log points logs the same means.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._skipped: dict[str, Tensor] = {}  # how many of the counted steps to leave out
         self._epoch: dict[str, list[float]] = {}  # name -> [sum, count] over the epoch, on the host
 
     @torch.no_grad()
     def add(self, step: Step) -> None:
         """Take in the losses and logs of one step."""
-        sums, counts = self._sums, self._counts
+        sums, counts, bad = self._sums, self._counts, step.bad
         norm = {} if step.grad_norm is None else {"grad_norm": step.grad_norm}
         for prefix, values in (("loss/", step.losses), ("", step.logs), ("", norm)):
             for name, value in values.items():
                 key = prefix + name
+                if bad is not None:
+                    value = value.detach().masked_fill(bad, 0.0)
+                    self._skipped[key] = self._skipped[key] + bad if key in self._skipped else bad.float()
                 if key in sums:
                     sums[key].add_(value)
                     counts[key] += 1
@@ -42,16 +47,21 @@ class Meter:
         names = sorted(self._sums)
         if not names:
             return {}
-        totals = torch.stack(dist.mean([self._sums[n] for n in names])).tolist()
+        zero = torch.zeros((), device=self._sums[names[0]].device)
+        both = [*(self._sums[n] for n in names), *(self._skipped.get(n, zero) for n in names)]
+        values = torch.stack(dist.mean(both)).tolist()
         means = {}
-        for name, total in zip(names, totals, strict=True):
-            count = self._counts[name]
+        for name, total, skipped in zip(names, values[: len(names)], values[len(names) :], strict=True):
+            count = self._counts[name] - skipped
+            if count <= 0:
+                continue
             means[name] = total / count
-            epoch = self._epoch.setdefault(name, [0.0, 0])
+            epoch = self._epoch.setdefault(name, [0.0, 0.0])
             epoch[0] += total
             epoch[1] += count
         self._sums.clear()
         self._counts.clear()
+        self._skipped.clear()
         return means
 
     def read_epoch(self) -> dict[str, float]:
@@ -62,16 +72,22 @@ class Meter:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the sums (tensors) and the counts (JSON)."""
-        return dict(self._sums), {
+        tensors = {f"sum/{name}": value for name, value in self._sums.items()}
+        tensors |= {f"skipped/{name}": value for name, value in self._skipped.items()}
+        return tensors, {
             "counts": dict(self._counts),
             "epoch": {k: list(v) for k, v in self._epoch.items()},
         }
 
     def restore(self, tensors: dict[str, Tensor], data: dict[str, Any], device: torch.device) -> None:
         """Continue from a state."""
-        self._sums = {name: value.to(device).clone() for name, value in tensors.items()}
+        for kind, into in (("sum/", self._sums), ("skipped/", self._skipped)):
+            into.clear()
+            into |= {
+                n.removeprefix(kind): v.to(device).clone() for n, v in tensors.items() if n.startswith(kind)
+            }
         self._counts = dict(data.get("counts", {}))
-        self._epoch = {name: [value[0], int(value[1])] for name, value in data.get("epoch", {}).items()}
+        self._epoch = {name: list(value) for name, value in data.get("epoch", {}).items()}
 
 
 def split_names(means: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:

@@ -84,8 +84,9 @@ def recipe_lines(file: Path, data: Path, layout: Layout) -> Iterator[str]:
     yield f"extends: {base}"
     yield f"name: {_word(safe_name(file.stem))}"
     yield f"host.data: {_word(str(data))}"
-    yield f"train.source: {_word(_brief(train))}"
-    yield f"{join('evals', evaluation)}.stream.source: {_word(_brief(val))}"
+    bases = run.train.leaves()[0].source, run.evals[evaluation].stream.leaves()[0].source
+    yield f"train.source: {_word(_brief(train, bases[0]))}"
+    yield f"{join('evals', evaluation)}.stream.source: {_word(_brief(val, bases[1]))}"
     classes = _names(train, data, layout)
     if classes:
         yield f"task.classes: {_word(list(classes))}"
@@ -103,13 +104,13 @@ def _word(value: Any) -> str:
     ).strip().removesuffix("...").strip()  # fmt: skip
 
 
-def _brief(source: Any) -> dict[str, Any]:
-    """Return a source as settings: its kind, and the fields that are not at their defaults."""
+def _brief(source: Any, base: Any) -> dict[str, Any]:
+    """Return a source as settings: its kind, and the fields that are not at their defaults or not the recipe's."""
     found: dict[str, Any] = {"kind": type(source).__name__}
     for field in fields(source):
         value = getattr(source, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if value != default:
+        if value != default or getattr(base, field.name, value) != value:
             found[field.name] = (
                 list(value) if isinstance(value, tuple) else value if _plain(value) else str(value)
             )

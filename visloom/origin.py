@@ -214,3 +214,14 @@ def _code(origin: Origin, say: Callable[[str], None]) -> Path:
     how = "has changed since" if origin.file.is_file() else "is not there any more"
     say(f"{origin.file} {how}: the copy in {origin.copy.parent} is used")
     return origin.copy
+
+
+def code_files(directory: RunDir, file: str | None, *, trust: bool, new: bool) -> list[Path]:
+    """Return the files to copy into a run directory that goes on with another's code.
+
+    file: what the user named with --drive.  new: it is another directory (a branch), which needs a copy too.
+    """
+    if file is not None:
+        return [Path(file).resolve()]
+    origin = recall(directory) if new and trust else None
+    return [] if origin is None else [_code(origin, lambda text: None)]

@@ -50,7 +50,7 @@ class Scalar(str):
             return None
         if TRUE.fullmatch(self) or FALSE.fullmatch(self):
             return TRUE.fullmatch(self) is not None
-        if INT.fullmatch(self):
+        if INT.fullmatch(self) and len(self) < 1000:
             return int(self)
         return float(self) if FLOAT.fullmatch(self) else str(self)
 

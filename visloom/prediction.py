@@ -27,7 +27,7 @@ from visloom.loader import collated
 from visloom.rundir import safe_name
 from visloom.sample import Sample
 from visloom.saved import Saved, open_saved
-from visloom.stream import subkey
+from visloom.stream import applied, subkey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -216,7 +216,7 @@ def _read(number: int, file: Path, saved: Saved) -> _Item:
         sample = Sample(str(file), _channels(item.image, getattr(saved.spec, "channels", 3)))
         key = fold(saved.run.seed, "predict", number)
         for position, transform in enumerate(leaf.transform if leaf is not None else ()):
-            sample = transform(sample, subkey(key, position))
+            sample = applied(transform, sample, subkey(key, position))
         item.sample = sample.resolve()
     except VisloomError as error:
         item.error = str(error)

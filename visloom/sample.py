@@ -51,7 +51,8 @@ class Sample:
     them.
     source: which leaf of the stream it came from.
     notes: what the user should be told about this sample (a picture skipped, say).
-    pending: geometry not yet applied; the other fields are in the old coordinates until `resolve()`.
+    pending: geometry not yet applied; the other fields are in the old coordinates until `resolve()`. Streams
+        resolve before every transform that does not say `geometric = True`, so only such ones ever see it.
     """
 
     id: str

@@ -20,6 +20,7 @@ from visloom.errors import ConfigError, DataError, VisloomError
 from visloom.keys import fold
 from visloom.loader import Plan
 from visloom.run import Run
+from visloom.shortcuts import edit_each
 from visloom.stream import Stream, walk_sources
 from visloom.words import shorten
 
@@ -82,13 +83,14 @@ def inspect(run: Run, folder: Path, say: Callable[[str], None] = lambda text: No
     reports: dict[str, list[SourceReport]] = {}
     sheets: dict[str, Path] = {}
     classes: tuple[str, ...] = ()
-    bind = {n: bound(s, name=n, folder=Path(run.host.data), seed=run.seed) for n, s in names.items()}
-    for name, stream in bind.items():
+    streams = {n: bound(s, name=n, folder=Path(run.host.data), seed=run.seed) for n, s in names.items()}
+    for name, stream in streams.items():
         reports[name] = [look(source) for source in walk_sources(stream)]
         for source in walk_sources(stream):
             classes = classes or classes_of(source)
     run = with_classes(run, classes)
-    for name, stream in bind.items():
+    for name, stream in streams.items():
+        stream = edit_each(stream, _skipping)  # what cannot be read is reported, and must not spoil the sheet
         say(f"drawing {name}")
         file = folder / f"{name.replace('/', '-')}.png"
         tiles = list(training_tiles(run, stream) if name == "train" else plain_tiles(run, stream))
@@ -124,11 +126,15 @@ def _lenient(source: Any, report: SourceReport) -> Any:
         report.notes += check()
     except DataError as error:
         report.problems.append(str(error))
-        names = {f.name for f in fields(source)} if is_dataclass(source) else set()
-        if getattr(source, "unreadable", "") != "stop" or "unreadable" not in names:
-            return source
-        return replace(source, unreadable="skip")
-    return source
+    return _skipping(source)
+
+
+def _skipping(value: Any) -> Any:
+    """Return a source that passes over unreadable pictures, where it can; anything else as it is."""
+    names = {f.name for f in fields(value)} if is_dataclass(value) else set()
+    if "unreadable" in names and value.unreadable == "stop":
+        return replace(value, unreadable="skip")
+    return value
 
 
 def _sizes(source: Any, report: SourceReport) -> tuple[list[tuple[tuple[int, int], int]], int]:

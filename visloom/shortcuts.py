@@ -55,7 +55,7 @@ def overfit(run: Run, count: int, given: Collection[str] = ()) -> Run:
     _require(count, "--overfit")
     first = next(iter(run.evals.values()), None)
     plain = first.stream.leaves()[0].transform if first is not None else ()
-    train = _each(
+    train = edit_each(
         _cut(run.train, count, run),
         lambda v: replace(v, transform=plain) if isinstance(v, Shuffled) else v,
     )
@@ -95,7 +95,7 @@ def _cut(stream: Stream, count: int, run: Run) -> Any:
             return replace(value, batch=max(step, count - count % step))
         return value
 
-    return _each(stream, change)
+    return edit_each(stream, change)
 
 
 def _is_source(value: Any) -> bool:
@@ -125,17 +125,17 @@ def _part(source: Any, count: int, folder: Path) -> Any:
     return replace(source, split=spread, limit=limit)
 
 
-def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+def edit_each(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a copy of a tree of dataclasses and tuples with `change` applied to every part, inner ones first."""
     if isinstance(value, tuple):
-        return tuple(_each(item, change) for item in value)
+        return tuple(edit_each(item, change) for item in value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
     if not _is_source(value):
         changed = {
             f.name: new
             for f in fields(value)
-            if f.init and (new := _each(old := getattr(value, f.name), change)) is not old
+            if f.init and (new := edit_each(old := getattr(value, f.name), change)) is not old
         }
         value = replace(value, **changed) if changed else value
     return change(value)
@@ -210,7 +210,7 @@ def _rehearse(launch: Launch, seen: Rehearsal) -> None:
     from visloom.pictures import predict_one, read_at
 
     began = perf_counter()
-    with closing(launch.engine.steps()) as steps:
+    with closing(launch.engine.steps()) as steps:  # type: ignore[type-var]
         for step in steps:
             launch.after(step)
             took, began = perf_counter() - began, perf_counter()

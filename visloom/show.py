@@ -177,7 +177,7 @@ def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
 
 
 def _shape_of(batch: Batch) -> tuple[int, ...]:
-    image = getattr(batch, "image", None)
+    image: Any = getattr(batch, "image", None)
     return tuple(image.shape) if hasattr(image, "shape") else ()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import lru_cache
 from inspect import isabstract
+from pathlib import Path
 from typing import Any, Literal, Union, get_args
 
 from visloom.errors import ConfigError
@@ -146,7 +147,14 @@ def describe(hint: Hint) -> str:
 
 
 def _describe(hint: Hint) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        NoneType: "null",
+        Path: "a path",
+    }
     if is_any(hint):
         return "any value"
     if hint in words:
@@ -190,10 +198,17 @@ def found(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     if isinstance(value, Scalar) and not isinstance(value.plain(), str):
-        text = str(value)  # a number as it was written
+        text = str(value)  # as it was written
     else:
-        text = repr(str(value)) if isinstance(value, str) else repr(value)
+        text = repr(str(value)) if isinstance(value, str) else _repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # a class of the user's, or an integer too long to print
+        return f"a value of type {type(value).__name__}"
 
 
 # ----------------------------------------------------------------------------------------------------- leaves
@@ -269,7 +284,7 @@ def _float(value: Any, at: Place) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise at.error(f"expected a finite number, got {value}")
+        raise at.error(f"expected a finite number, got {found(value)}")
     return number  # type: ignore[no-any-return]
 
 
@@ -282,7 +297,11 @@ def _str(value: Any, at: Place) -> str:
     raise wrong(value, str, at, 'text that looks like something else goes in quotes, and empty text is ""')
 
 
-_LEAVES: dict[Any, Any] = {NoneType: _none, bool: _bool, int: _int, float: _float, str: _str}
+def _path(value: Any, at: Place) -> Path:
+    return value if isinstance(value, Path) else Path(_str(value, at))
+
+
+_LEAVES: dict[Any, Any] = {NoneType: _none, bool: _bool, int: _int, float: _float, str: _str, Path: _path}
 
 
 def _literal(value: Any, hint: Hint, at: Place) -> Any:

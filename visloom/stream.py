@@ -17,17 +17,19 @@ alternates from one turn of a sample to the next, which is what an alternating f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visloom.errors import ConfigError, DataError
 from visloom.keys import fold, fold_array, permutation, uniforms
+from visloom.source import Cached, Source, Split
+from visloom.tickets import Ticket, Tickets, subkey, subkeys
 
 if TYPE_CHECKING:
     from visloom.sample import Sample, Stacked
@@ -35,66 +37,25 @@ if TYPE_CHECKING:
 _LOW = np.uint64(1)
 
 
-class Ticket(NamedTuple):
-    """One sample of a batch: which source (leaf of the stream), which index in it, and its random key."""
-
-    source: int
-    index: int
-    key: int
-
-
-@dataclass(frozen=True, eq=False)
-class Tickets:
-    """The tickets of one step, as three arrays.
-
-    source (B,) int32, index (B,) int64, key (B,) uint64; parts: lengths of the parts of the batch, which sum to B
-    (one for a Shuffled stream, two for a Pair).
-    """
-
-    source: NDArray[np.int32]
-    index: NDArray[np.int64]
-    key: NDArray[np.uint64]
-    parts: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, at: int) -> Ticket:
-        return Ticket(int(self.source[at]), int(self.index[at]), int(self.key[at]))
-
-    def __iter__(self) -> Iterator[Ticket]:
-        return (self[i] for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Tickets) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Tickets({list(self)!r})"
-
-    def shard(self, rank: int, world: int) -> Tickets:
-        """Return what process `rank` of `world` reads: [rank::world] of every part."""
-        if world == 1:
-            return self
-        picks, lengths, start = [], [], 0
-        for length in self.parts:
-            pick = np.arange(start + rank, start + length, world)
-            picks.append(pick)
-            lengths.append(len(pick))
-            start += length
-        chosen = np.concatenate(picks)
-        return Tickets(self.source[chosen], self.index[chosen], self.key[chosen], tuple(lengths))
-
-    @staticmethod
-    def join(parts: Sequence[Tickets]) -> Tickets:
-        """Put the tickets of several parts one after the other."""
-        return Tickets(
-            np.concatenate([p.source for p in parts]),
-            np.concatenate([p.index for p in parts]),
-            np.concatenate([p.key for p in parts]),
-            tuple(length for p in parts for length in p.parts),
-        )
+__all__ = [
+    "Leaf",
+    "Mixture",
+    "Ordered",
+    "Pair",
+    "Readable",
+    "Shuffled",
+    "Source",
+    "Split",
+    "Stream",
+    "Ticket",
+    "Tickets",
+    "Transform",
+    "load_one",
+    "rooted",
+    "subkey",
+    "subkeys",
+    "walk_sources",
+]
 
 
 class Readable(Protocol):
@@ -113,169 +74,6 @@ class Transform(Protocol):
     def __call__(self, sample: Sample, key: int) -> Sample: ...
 
 
-def subkey(key: int, position: int) -> int:
-    """The key of the transform at a position of the list; keeps the alternating lowest bit."""
-    return (fold(key, position) & ~1) | (key & 1)
-
-
-def subkeys(keys: NDArray[np.uint64], position: int) -> NDArray[np.uint64]:
-    """`subkey` for an array of keys: (N,) uint64 -> (N,) uint64."""
-    folded = _fold_into(keys, position)
-    return (folded & ~_LOW) | (keys & _LOW)
-
-
-def _fold_into(keys: NDArray[np.uint64], word: int) -> NDArray[np.uint64]:
-    """`fold(key, word)` for each key: the key is a seed here, so it is mixed first, as fold does."""
-    from visloom.keys import _GOLDEN, _mix_array
-
-    with np.errstate(over="ignore"):
-        return fold_array(_mix_array(keys + np.uint64(_GOLDEN)), word)
-
-
-# ----------------------------------------------------------------------------------------------------- sources
-
-
-@dataclass(frozen=True)
-class Split:
-    """A part of a source, chosen by a keyed permutation: written `head:0.9` and `tail:0.9`.
-
-    `head:0.9` is nine tenths of the samples, `tail:0.9` the tenth that is left: training and validation streams
-    name the two halves of one split and give each its own transforms.
-    """
-
-    keep: Literal["head", "tail"]
-    fraction: float
-    seed: int = 0
-    syntax: ClassVar[str] = "head:FRACTION or tail:FRACTION"
-
-    def __post_init__(self) -> None:
-        if self.keep not in ("head", "tail"):
-            raise ValueError(f"a split keeps 'head' or 'tail', got {self.keep!r}")
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"the fraction of a split lies between 0 and 1, got {self.fraction!r}")
-
-    def __str__(self) -> str:
-        return f"{self.keep}:{self.fraction}" + (f":{self.seed}" if self.seed else "")
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `head:FRACTION`, `tail:FRACTION` or either with `:SEED`; raises ValueError otherwise."""
-        words = text.split(":")
-        try:
-            return cls(words[0], float(words[1]), int(words[2]) if len(words) > 2 else 0)  # type: ignore[arg-type]
-        except (IndexError, ValueError) as error:
-            raise ValueError(f"a split is written head:0.9 or tail:0.9, got {text!r} ({error})") from None
-
-    def choose(self, count: int) -> NDArray[np.int64]:
-        """Return the sorted indices of this part among `count` samples: (n,) int64."""
-        order = permutation(fold(self.seed, "split"), count)
-        cut = round(count * self.fraction)
-        return np.sort(order[:cut] if self.keep == "head" else order[cut:])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Base of data sets: numbered samples that are opened lazily.
-
-    A subclass is a frozen dataclass (its own configuration) and implements `count()` and `fetch(index)`; what
-    `open()` returns is cached by `opened()` and never pickled, compared or dumped. A class of one's own with
-    `__len__` and `read(index)` serves as well.
-
-    root: folder of the data, relative to `host.data`.  split: keep a part.  limit: keep the first samples of it.
-    """
-
-    root: str = ""
-    limit: int | None = None
-    split: Split | None = None
-
-    def open(self) -> Any:
-        """Read what every sample needs (an index, the whole set in memory, ...)."""
-        return None
-
-    def count(self) -> int:
-        """Samples before `split` and `limit`."""
-        raise TypeError(f"{type(self).__name__} must define count() -> int")
-
-    def fetch(self, index: int) -> Sample:
-        """Read one sample, by its number before `split` and `limit`."""
-        raise TypeError(f"{type(self).__name__} must define fetch(index) -> Sample")
-
-    def fetch_batch(self, indices: NDArray[np.int64]) -> Stacked | None:
-        """Read many samples that lie in memory as one array, or None if they do not."""
-        return None
-
-    def sizes_all(self) -> NDArray[np.int64] | None:
-        """(N, 2) heights and widths of all samples, or None if they are not known without reading them."""
-        return None
-
-    def classes(self) -> tuple[str, ...]:
-        """Class names by label, or () if the source knows none."""
-        return ()
-
-    def labels_all(self) -> NDArray[np.int64] | None:
-        """(N,) class label of every sample, or None where a sample has no single label."""
-        return None
-
-    def check(self) -> list[str]:
-        """Look over the data before step 1: raise DataError for what cannot be used, return warnings."""
-        return []
-
-    # ---- what streams call
-
-    def opened(self) -> Any:
-        """Return what `open()` returned, opening on first use."""
-        state = self.__dict__
-        if "_opened" not in state:
-            object.__setattr__(self, "_opened", self.open())
-        return state["_opened"]
-
-    def chosen(self) -> NDArray[np.int64] | None:
-        """(n,) indices that `split` and `limit` keep, or None for all of them."""
-        if self.split is None and self.limit is None:
-            return None
-        if "_chosen" not in self.__dict__:
-            count = self.count()
-            kept = self.split.choose(count) if self.split else np.arange(count)
-            object.__setattr__(self, "_chosen", kept[: self.limit])
-        return self.__dict__["_chosen"]  # type: ignore[no-any-return]
-
-    def __len__(self) -> int:
-        kept = self.chosen()
-        return self.count() if kept is None else len(kept)
-
-    def read(self, index: int) -> Sample:
-        """Read sample `index` of those kept."""
-        kept = self.chosen()
-        return self.fetch(index if kept is None else int(kept[index]))
-
-    def read_batch(self, indices: NDArray[np.int64]) -> Stacked | None:
-        """Read many samples at once where the source can, else None."""
-        kept = self.chosen()
-        return self.fetch_batch(indices if kept is None else kept[indices])
-
-    def sizes(self) -> NDArray[np.int64] | None:
-        """(n, 2) heights and widths of the samples kept, or None."""
-        return self._kept(self.sizes_all())
-
-    def labels(self) -> NDArray[np.int64] | None:
-        """(n,) labels of the samples kept, or None."""
-        return self._kept(self.labels_all())
-
-    def _kept(self, values: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-        kept = self.chosen()
-        return values if values is None or kept is None else values[kept]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
-
-
-# ----------------------------------------------------------------------------------------------------- streams
-
-
 class Leaf(NamedTuple):
     """A source with its transforms: what `Ticket.source` counts."""
 
@@ -284,7 +82,7 @@ class Leaf(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
+class Stream(Cached):
     """Base of streams. `seed` is mixed with the run's seed when the run starts; `epoch` overrides the number of
     steps that are called one epoch."""
 
@@ -361,6 +159,13 @@ class Stream:
         return dataclasses.replace(stacked, image=image, source=number)
 
 
+def applied(transform: Transform, sample: Any, key: int) -> Any:
+    """Apply one transform. One that does not say `geometric = True` sees pending geometry already applied."""
+    if getattr(sample, "pending", None) is not None and not getattr(transform, "geometric", False):
+        sample = sample.resolve()
+    return transform(sample, key)
+
+
 def load_one(leaves: tuple[Leaf, ...], ticket: Ticket) -> Sample:
     """Read and transform one sample; a failure names the source, the index and the sample."""
     leaf = leaves[ticket.source]
@@ -368,7 +173,7 @@ def load_one(leaves: tuple[Leaf, ...], ticket: Ticket) -> Sample:
     try:
         sample = leaf.source.read(ticket.index)
         for position, transform in enumerate(leaf.transform):
-            sample = transform(sample, subkey(ticket.key, position))
+            sample = applied(transform, sample, subkey(ticket.key, position))
         resolve = getattr(sample, "resolve", None)
         if resolve is not None:
             sample = resolve()
@@ -513,12 +318,6 @@ class Shuffled(Stream):
             index[here] = members[order[places[here]]]
         return self._issue(index, ordinals * len(self._members()) + which, turns, 0)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return _public_state(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        _restore_state(self, state)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Stream):
@@ -590,12 +389,6 @@ class Mixture(Stream):
             )
             object.__setattr__(self, "_parts", seeded)
         return self.__dict__["_parts"][number]  # type: ignore[no-any-return]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return _public_state(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        _restore_state(self, state)
 
 
 _BLOCK = 1 << 16
@@ -676,12 +469,6 @@ class Pair(Stream):
             object.__setattr__(self, "_both", both)
         return self.__dict__["_both"]  # type: ignore[no-any-return]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return _public_state(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        _restore_state(self, state)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ordered(Stream):
@@ -712,16 +499,6 @@ class Ordered(Stream):
         index = np.arange(step * self.batch, min((step + 1) * self.batch, len(self.source)))
         keys = fold_array(fold(self.seed, "sample"), index)
         return Tickets(np.zeros(len(index), np.int32), index, keys, (len(index),))
-
-
-def _public_state(value: Any) -> dict[str, Any]:
-    """What of a frozen dataclass is pickled: its fields, not what it cached."""
-    return {name: item for name, item in value.__dict__.items() if not name.startswith("_")}
-
-
-def _restore_state(value: Any, state: Mapping[str, Any]) -> None:
-    for name, item in state.items():
-        object.__setattr__(value, name, item)
 
 
 def rooted(value: Any, folder: Path | str) -> Any:

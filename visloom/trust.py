@@ -87,9 +87,10 @@ def _lies_in(top: str, folder: str) -> bool:
         return False
     if spec is None:
         return False
-    places = spec.submodule_search_locations or [spec.origin or ""]
+    file = [spec.origin or ""] if spec.has_location else []  # a frozen module has an origin that is no file
+    places = list(spec.submodule_search_locations or file)
     # directly in it: deeper down there may be an environment with all its packages
-    return all(place and Path(place).resolve().parent == Path(folder) for place in places)
+    return bool(places) and all(Path(place).resolve().parent == Path(folder) for place in places)
 
 
 @lru_cache(maxsize=256)

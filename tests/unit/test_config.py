@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -306,7 +307,7 @@ def test_what_cannot_be_written_is_refused_with_its_path():
         (["optim.options={momentum: 0.9}"], ["optim.options.nesterov: true -> (none)"]),
         (["how.clip.norm=1"], ["how.clip: null -> Clip(norm=1.0, value=null, norm_type=2.0)"]),
         (["train.transform.RandomCrop.padding=2"], ["train.transform.RandomCrop.padding: 4 -> 2"]),
-        (["train.transform.RandomCrop=null"], ["train.transform: - RandomCrop(size=32, padding=4, fill=0, pad_mode=constant) (item 0)"]),
+        (["train.transform.RandomFlip=null"], ["train.transform: - RandomFlip(p=0.5, direction=horizontal) (item 1)"]),
         (["train.transform.+1=Invert"], ["train.transform: + Invert(p=0.5) (item 1)"]),
         (["train.transform.+1=Invert", "train.transform.RandomFlip.p=1"],
          ["train.transform: + Invert(p=0.5) (item 1)", "train.transform.RandomFlip.p: 0.5 -> 1.0"]),
@@ -318,6 +319,11 @@ def test_what_cannot_be_written_is_refused_with_its_path():
 )  # fmt: skip
 def test_diff_is_one_line_per_change(edits, lines):
     assert diff(sample(), apply(sample(), edits)) == lines
+
+
+def test_a_diff_tells_types_apart_inside_free_data():
+    one, other = (change(sample(), {"optim.options": {"a": value}}) for value in ((1, "x"), ("1", "x")))
+    assert diff(one, other) == ["optim.options.a: (1, 'x') -> ('1', 'x')"]
 
 
 def test_the_first_part_of_a_diff_line_is_a_path_that_can_be_edited():
@@ -340,7 +346,10 @@ def test_a_class_of_ones_own():
     assert run.schedule.extra == {"a": (1, "x")}
     for text, value in (("3", 3), ("x", "x"), ("[3, 4]", (3, 4)), ("'3'", "3")):
         assert apply(run, [f"schedule.either={text}"]).schedule.either == value
+    run = apply(run, ["schedule.file=a/b.txt"])
+    assert run.schedule.file == Path("a/b.txt")
     assert dump(run)["schedule"]["kind"] == "tests.configs:Mine"
+    assert dump(run)["schedule"]["file"] == str(Path("a/b.txt"))
 
 
 def test_a_net_of_ones_own_is_called_by_text():

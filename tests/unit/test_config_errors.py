@@ -70,7 +70,9 @@ def test_objects_of_the_wrong_class_are_refused():
         change(sample(), {"schedule": Optim()})
     with pytest.raises(ConfigError, match=r"^length: expected steps:<number>.*got Minutes\(3\)"):
         change(sample(), {"length": Minutes(3)})
-    with pytest.raises(ConfigError, match=r"^task: Optim is no TaskSpec: it lacks classes, palette, build, collate"):
+    with pytest.raises(
+        ConfigError, match=r"^task: Optim is no TaskSpec: it lacks classes, palette, build, collate"
+    ):
         change(sample(), {"task": Optim()})
     with pytest.raises(ConfigError, match=r"^train\.source: dict_keys is no Readable: it lacks read"):
         change(sample(), {"train.source": {}.keys()})

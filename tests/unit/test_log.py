@@ -249,8 +249,6 @@ def test_on_a_terminal_the_block_is_live_and_gone_at_the_end():
     assert "evaluating val" in text
     assert "a-rather-long-name-of-a-loss" in text
     assert "\x1b[32m" in text
-    # 400 ticks in about a second: at most five pictures a second, plus those of log points and permanent lines
-    assert text.count(" epoch ") < 60
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor stays hidden"
 
 
@@ -323,6 +321,21 @@ def test_the_best_value_is_remembered_at_a_resume(tmp_path):
         teller.closing({}, "nothing")
     assert "  val   epoch 2.00  accuracy 0.2000 (best 0.4000 at 1.00)  0.0 s" in screen.lines
     assert "  best  val accuracy 0.4000 at epoch 1.00" in screen.lines
+
+
+def test_a_monitor_may_name_its_evaluation(tmp_path):
+    screen = Collect()
+    monitor = Monitor("max", "val/accuracy")
+    with open_teller(tmp_path, Clock(), screen) as teller:
+        teller.evaluation("val", 4, {"loss": 1.0, "accuracy": 0.4}, monitor=monitor, best=True)
+        teller.evaluation("test", 4, {"loss": 1.0})
+        offset = teller.offset()
+        teller.closing({}, "nothing")
+    with open_teller(tmp_path, Clock(), screen) as teller:
+        teller.resume(4, offset)
+        teller.closing({}, "nothing")
+    assert screen.lines[0] == "  val   epoch 1.00  accuracy 0.4000 best  loss 1.0000  0.0 s"
+    assert screen.lines.count("  best  val accuracy 0.4000 at epoch 1.00") == 2
 
 
 def test_log_jsonl_holds_no_time_and_speed_jsonl_does(tmp_path):
@@ -421,7 +434,7 @@ def test_a_full_disk_never_stops_training_and_is_told_once_per_file(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     for name in ("log.txt", "log.jsonl", "speed.jsonl", "tensorboard"):
-        assert done.stdout.count(f"/{name} (File too large)") == 1, done.stdout
+        assert done.stdout.count(f"/{name} (") == 1, done.stdout
     assert done.stdout.count("warning: no report: OSError") == 1
     assert "step 8/8" in done.stdout
     for name in ("log.jsonl", "speed.jsonl"):
@@ -499,6 +512,27 @@ def test_tensorboard_reads_what_is_written_and_hides_lost_steps(tmp_path):
     assert [event.step for event in board.Scalars("train/loss")] == [2, 4, 6, 8]
     picture = board.Images("val/predictions")[0]
     assert (picture.width, picture.height) == (6, 4)
+
+
+def test_a_return_to_a_checkpoint_in_mid_run_leaves_no_trace(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    whole, back, clock = tmp_path / "whole", tmp_path / "back", Clock()
+    whole.mkdir()
+    back.mkdir()
+    with open_teller(whole, clock) as teller:
+        tell_a_run(teller, clock, whole)
+    with open_teller(back, clock) as teller:
+        tell_a_run(teller, clock, back, stop=4)
+        offset = teller.offset()
+        tell_a_run(teller, clock, back, start=4, stop=7)
+        teller.resume(4, offset)
+        tell_a_run(teller, clock, back, start=4)
+    assert (back / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
+    board = EventAccumulator(str(back / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [2, 4, 6, 8]
+    assert [row["kind"] for row in read(back / "speed.jsonl")].count("start") == 1
 
 
 def test_tensorboard_is_optional(tmp_path, monkeypatch):

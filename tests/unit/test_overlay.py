@@ -67,7 +67,9 @@ rules:
 
 def test_a_file_extends_a_file_and_settings_of_each_go_on_top(folder):
     (folder / "sub").mkdir()
-    (folder / "one.yaml").write_text("extends: base.json\noptim.lr: 1\nseed: 1\nschedule: {kind: Step, every: epochs:3}")
+    (folder / "one.yaml").write_text(
+        "extends: base.json\noptim.lr: 1\nseed: 1\nschedule: {kind: Step, every: epochs:3}"
+    )
     (folder / "sub" / "two.yaml").write_text("extends: ../one.yaml\noptim.lr: 2\nschedule: Cosine\n")
     run = load("sub/two.yaml", ["optim.lr=3", "length=epochs:3"], trust=True)
     assert (run.optim.lr, run.seed, str(run.length)) == (3, 1, "epochs:3")
@@ -123,7 +125,8 @@ def test_json_with_tabs_and_escapes(folder):
         ),
         ("extends: base.json\noptim.lr: fast", "mine.yaml:2: optim.lr: expected a number, got 'fast'"),
         (
-            "extends: base.json\ntrain:\n  transform:\n    - {kind: RandomFlip}\n    - kind: RandomCrop\n      size: [32, x]\n",
+            "extends: base.json\ntrain:\n  transform:\n    - {kind: "
+            "RandomFlip}\n    - kind: RandomCrop\n      size: [32, x]\n",
             "mine.yaml:6: train.transform.1.size.1: expected a whole number, got 'x'",
         ),
         (
@@ -133,23 +136,41 @@ def test_json_with_tabs_and_escapes(folder):
         ),
         ("extends: base.json\nseed: 1\nseed: 2", "mine.yaml:3: 'seed' is given twice, first at mine.yaml:2"),
         ("optim: {lr: 1}\n", "mine.yaml: name: is missing: Run needs text\n  Run also needs task and train"),
-        ("extends: bass.json", "mine.yaml:1: extends: there is no file bass.json\n  the path starts from the folder of mine.yaml"),
-        ("extends: [a]", "mine.yaml:1: extends: expected the name of a recipe or a file\n  for example `extends: cifar10`"),
-        ("extends: mine.yaml", "mine.yaml:1: extends: mine.yaml extends itself in a circle\n  mine.yaml -> mine.yaml"),
+        ("extends: bass.json",
+            "mine.yaml:1: extends: there is no file bass.json\n  the "
+            "path starts from the folder of mine.yaml"),
+        ("extends: [a]",
+            "mine.yaml:1: extends: expected the name of a recipe or "
+            "a file\n  for example `extends: cifar10`"),
+        ("extends: mine.yaml",
+            "mine.yaml:1: extends: mine.yaml extends itself in "
+            "a circle\n  mine.yaml -> mine.yaml"),
         ("", "mine.yaml: a settings file holds `name: value` lines, found an empty file"),
         ("- a\n- b", "mine.yaml: a settings file holds `name: value` lines, found a list"),
         ("just words", "mine.yaml: a settings file holds `name: value` lines, found one value"),
         ("a: 1\n---\nb: 1", "mine.yaml:2: a settings file holds one document, found a second after ---"),
-        ("a: 1\nb: [1, 2\nc: 3", "mine.yaml:3: this is not valid YAML: expected ',' or ']', but got ':'; while parsing a flow sequence"),
-        ("a:\n\t- 1", "mine.yaml:2: this is not valid YAML: found character '\\t' that cannot start any token; while scanning for the next token"),
-        ("a: !!python/object/apply:os.system [echo]", "mine.yaml:1: the tag !!python/object/apply:os.system is not allowed: settings are plain values"),
-        ("a: 1\n!!python/name:os.system : 1", "mine.yaml:2: the tag !!python/name:os.system is not allowed: settings are plain values"),
+        ("a: 1\nb: [1, 2\nc: 3",
+            "mine.yaml:3: this is not valid YAML: expected ',' or ']', "
+            "but got ':'; while parsing a flow sequence"),
+        ("a:\n\t- 1",
+            "mine.yaml:2: this is not valid YAML: found character '\\t' that "
+            "cannot start any token; while scanning for the next token"),
+        ("a: !!python/object/apply:os.system [echo]",
+            "mine.yaml:1: the tag !!python/object/apply:os.system "
+            "is not allowed: settings are plain values"),
+        ("a: 1\n!!python/name:os.system : 1",
+            "mine.yaml:2: the tag !!python/name:os.system is "
+            "not allowed: settings are plain values"),
         ("a: !mine 1", "mine.yaml:1: the tag !mine is not allowed: settings are plain values"),
         ("a: &x [*x]", "mine.yaml:1: *x stands for nothing that is complete here"),
         ("? [a, b]\n: 1", "mine.yaml:1: a key must be one word"),
-        ("extends: base.json\n<<: {seed: 1}", "mine.yaml:2: <<: Run has no setting '<<'\n  Run has name, task, train, evals, "
+        ("extends: base.json\n<<: {seed: 1}",
+            "mine.yaml:2: <<: Run has no setting '<<'\n  "
+            "Run has name, task, train, evals, "
          "length, optim, rules, schedule, momentum, init, init_coverage, how, host, save, log and seed"),
-        ("extends: base.json\na..b: 1", "mine.yaml:2: 'a..b' is no dotted path: a name is empty\n  a name with a dot goes in quotes: init.\"net.head\""),
+        ("extends: base.json\na..b: 1",
+            "mine.yaml:2: 'a..b' is no dotted path: a name is empty\n  a "
+            "name with a dot goes in quotes: init.\"net.head\""),
     ],
 )  # fmt: skip
 def test_complaints_name_file_and_line(folder, text, message):
@@ -189,7 +210,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(folder):
     "text",
     [
         "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
-        + "".join(f"{n}: &{n} [{', '.join(['*' + p] * 10)}]\n" for p, n in zip("abcdefgh", "bcdefghi", strict=True)),
+        + "".join(
+            f"{n}: &{n} [{', '.join(['*' + p] * 10)}]\n" for p, n in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
         "a: " + "[" * 5000 + "]" * 5000,
         "a: " + "{b: " * 500 + "1" + "}" * 500,
     ],

@@ -89,14 +89,20 @@ def test_unknown_recipes_and_functions(shipped):
         "there is no recipe 'cifar'\n  did you mean cifar10?\n  recipes: cifar10 and toys; or name a .py or "
         ".yaml file, or a run directory"
     )
-    assert fails("toys:bigg") == "toys:bigg: toys has no function 'bigg'\n  did you mean big?\n  its recipes are toys, big, sized, wrong and crash"
+    assert fails("toys:bigg") == (
+        "toys:bigg: toys has no function 'bigg'\n  did you mean big?\n"
+        "  its recipes are toys, big, sized, wrong and crash"
+    )
     assert fails("toys:sized") == "toys:sized: a recipe takes no arguments, but sized needs n"
     assert fails("toys:nothing") == "toys:nothing: nothing() returned int, expected a Run"
 
 
 def test_an_import_path(monkeypatch):
     assert load("tests.configs:sample") == sample()
-    assert load("tests.configs:sample", ["train.source={kind: 'tests.configs:Toy', size: 5}"]).train.source.size == 5
+    assert (
+        load("tests.configs:sample", ["train.source={kind: 'tests.configs:Toy', size: 5}"]).train.source.size
+        == 5
+    )
     assert fails("tests.config:sample").startswith("there is no module 'tests.config'")
     assert "no function 'sampel'\n  did you mean sample?" in fails("tests.configs:sampel")
     assert "returned" in fails("tests.conftest:nothing") or "no function" in fails("tests.conftest:nothing")
@@ -112,10 +118,18 @@ def test_a_file(mine, tmp_path):
 
 def test_what_a_file_does_wrong_is_told_with_its_line(mine, tmp_path):
     file = f"{mine}.py"
-    assert fails(f"{file}:wrong") == f"{tmp_path / file}:14: optim.lrr: Optim has no setting 'lrr'\n  did you mean optim.lr?"
-    assert fails(f"{file}:crash") == f"{tmp_path / file}:16: AttributeError: 'Run' object has no attribute 'nonsense'"
+    assert (
+        fails(f"{file}:wrong")
+        == f"{tmp_path / file}:14: optim.lrr: Optim has no setting 'lrr'\n  did you mean optim.lr?"
+    )
+    assert (
+        fails(f"{file}:crash")
+        == f"{tmp_path / file}:16: AttributeError: 'Run' object has no attribute 'nonsense'"
+    )
     (tmp_path / "syntax_error_recipe.py").write_text("def x(:\n")
-    assert fails("syntax_error_recipe.py") == f"{tmp_path}/syntax_error_recipe.py:1: SyntaxError: invalid syntax"
+    assert (
+        fails("syntax_error_recipe.py") == f"{tmp_path}/syntax_error_recipe.py:1: SyntaxError: invalid syntax"
+    )
     (tmp_path / "import_error_recipe.py").write_text("\nimport nothing_of_this_name\n")
     assert fails("import_error_recipe.py") == (
         f"{tmp_path}/import_error_recipe.py:2: ModuleNotFoundError: No module named 'nothing_of_this_name'"

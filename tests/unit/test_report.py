@@ -159,6 +159,22 @@ def test_train_and_validation_loss_share_one_plot(run):
     assert "val" in loss
 
 
+def test_metrics_that_only_an_evaluation_reports_share_a_chart(run, tmp_path):
+    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "eval":
+            row["values"] |= {"f1": 0.5, "recall": 0.25, "count": 1000.0}
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = write_report(tmp_path).read_text()
+    charts = re.findall(r'<figure class="chart"><figcaption><b>([^<]*)</b>', text)
+    assert charts == ["loss", "accuracy", "count", "grad_norm", "val", "learning rate"]
+    shared = next(
+        f for f in re.findall(r'<figure class="chart">.*?</figure>', text, re.S) if "<b>val</b>" in f
+    )
+    assert [name for name in ("top5", "f1", "recall") if f"</i>{name} " in shared] == ["top5", "f1", "recall"]
+
+
 def test_what_the_command_line_changed_is_marked(run):
     text = write_report(run).read_text()
     marked = re.findall(

@@ -210,6 +210,20 @@ def test_alternating_flip_alternates_over_the_epochs_of_a_stream():
     assert 1 <= sum(v > 0 for v in turns[0]) <= 9  # not all start alike
 
 
+def test_a_transform_of_ones_own_sees_geometry_applied():
+    seen = []
+
+    def own(sample, key):
+        seen.append(sample.image.shape)
+        return sample
+
+    chain = (RandomCrop(size=(5, 7), padding=8), RandomFlip(), own, RandomTranslate())
+    stream = Shuffled(source=Ten(), batch=2, transform=chain)
+    loaded = stream.load(stream.tickets(0))
+    assert seen == [(5, 7, 1)] * 2
+    assert [s.image.shape for s in loaded] == [(5, 7, 1)] * 2
+
+
 def test_random_scale():
     sizes = {RandomScale(scale=(0.5, 2))(Sample("a", images(1, 40, 60)[0]), fold(i)).size for i in range(300)}
     heights = [h for h, _ in sizes]

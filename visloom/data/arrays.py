@@ -145,7 +145,7 @@ def _checked(images: NDArray[Any], targets: NDArray[Any], names: tuple[str, ...]
     """Return both in the shapes and types of `Opened`, or raise DataError."""
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.dtype.name not in _PICTURES or 0 in images.shape:
+    if images.ndim != 4 or images.dtype.name not in _PICTURES or 0 in images.shape or _planes(images):
         raise DataError(
             f"{where}: images must be (N, H, W, C) or (N, H, W) of {', '.join(_PICTURES)}, found {images.shape} "
             f"{images.dtype}" + ("; is the channel first? Transpose it to the end" if _planes(images) else "")
@@ -170,4 +170,5 @@ def _checked(images: NDArray[Any], targets: NDArray[Any], names: tuple[str, ...]
 
 
 def _planes(images: NDArray[Any]) -> bool:
-    return images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3)
+    """Say whether the channels seem to come first, as torch has them: (N, 3, H, W)."""
+    return images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4

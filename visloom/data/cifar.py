@@ -215,12 +215,12 @@ def _batch(path: Path, files: _Files) -> tuple[NDArray[np.uint8], NDArray[np.int
         values = np.asarray(numbers)
     except (ValueError, OverflowError) as error:
         raise _wrong(path, f"{files.labels!r} is no list of whole numbers") from error
+    if values.ndim == 1 and (len(values) != len(pixels) or not len(pixels)):
+        raise _wrong(path, f"it has {len(pixels)} images and {len(values)} labels")
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise _wrong(
             path, f"{files.labels!r} must be a list of whole numbers, found {values.shape} {values.dtype}"
         )
-    if len(values) != len(pixels) or not len(pixels):
-        raise _wrong(path, f"it has {len(pixels)} images and {len(values)} labels")
     bad = np.flatnonzero((values < 0) | (values >= files.classes))
     if len(bad):
         raise _wrong(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class RandAugment:
     fill: what lies outside after geometric ones.  ops: the operations to choose from.
     """
 
+    geometric: ClassVar[bool] = True
     n: int = 2
     magnitude: float = 9.0
     std: float = 0.5

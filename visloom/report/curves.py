@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from visloom.report.read import Record
 from visloom.report.svg import COLOURS, Series, chart
+from visloom.words import number, rate
 
 _CHARTS = 14  # metrics that get a chart of their own
 _TRAIN = 0  # colour of training; evaluations take the ones after it
@@ -19,8 +20,10 @@ def learning(record: Record) -> list[Markup]:
     """Return the charts of losses, metrics and learning rates of one run."""
     figures = [_value_chart(record, "loss", title="loss")]
     figures += [_terms_chart(record)]
-    metrics = _metrics([record])
-    figures += [_value_chart(record, name, title=name) for name in metrics[:_CHARTS]]
+    together = _together(record)
+    alone = [name for name in _metrics([record]) if name not in together]
+    figures += [_value_chart(record, name, title=name) for name in alone[:_CHARTS]]
+    figures += [_shared_chart(record, split, together) for split in record.splits if together]
     figures += [_group_chart(record, group) for group in _groups(record)]
     figures += [_rates_chart(record)]
     return [figure for figure in figures if figure]
@@ -73,7 +76,8 @@ def _overlay(
         if curve
     ]
     log = rates and _wide(series)
-    return chart(series, title=title, x_name=x_name, log=log, zero=zero or (rates and not log))
+    zero = zero or (rates and not log)
+    return chart(series, title=title, x_name=x_name, log=log, zero=zero, written=rate if rates else number)
 
 
 def _wide(series: Sequence[Series]) -> bool:
@@ -133,6 +137,31 @@ def _metrics(records: Sequence[Record]) -> list[str]:
     return [n for n in dict.fromkeys(names) if n != "loss" and "/" not in n]
 
 
+def _together(record: Record) -> list[str]:
+    """Names of metrics that share one chart per evaluation: shares of 1 that training does not report.
+
+    The value that decides keeps a chart of its own, and so does a single one.
+    """
+    trained = {*record.names("train"), *record.names("epoch")}
+    decides = record.best.name if record.best is not None else ""
+    found = [
+        name
+        for name in _metrics([record])
+        if name not in trained
+        and name != decides
+        and all(0 <= y <= 1 for split in record.splits for _, y in record.curve("eval", split, name))
+    ]
+    return found if len(found) > 1 else []
+
+
+def _shared_chart(record: Record, split: str, names: Sequence[str]) -> Markup:
+    curves = [(name, record.curve("eval", split, name)) for name in names]
+    shown = [(name, curve) for name, curve in curves if curve]
+    series = [Series(name, curve, 1 + i % (COLOURS - 1), "dots") for i, (name, curve) in enumerate(shown)]
+    note = f"the first {COLOURS} of {len(series)}" if len(series) > COLOURS else ""
+    return chart(series[:COLOURS], note=note, **_frame(record, split))
+
+
 def _groups(record: Record) -> list[tuple[str, str, list[str]]]:
     """Values named GROUP/NAME of one evaluation, such as one per class: (evaluation, group, names)."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -159,4 +188,5 @@ def _rates_chart(record: Record) -> Markup:
     series = [Series(n, record.curve("train", "train", n, "lr"), i) for i, n in enumerate(names[:COLOURS])]
     wide = _wide(series)
     note = f"the first {COLOURS} of {len(names)} rules" if len(names) > COLOURS else ""
-    return chart(series, log=wide, zero=not wide, note=note, **_frame(record, "learning rate"))
+    frame = _frame(record, "learning rate")
+    return chart(series, log=wide, zero=not wide, note=note, written=rate, **frame)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from visloom.report.svg import text
+from visloom.words import safe, shorten, width
 
 MOST = 100  # classes that a heat map can show
 _COUNTED = 24  # up to so many classes the cells hold numbers
@@ -64,13 +65,14 @@ def heat_map(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
     if count > MOST:
         return Markup("")
     named = count <= _NAMED
-    left = _MARGIN if named else 30
+    letters = max(width(shorten(safe(name), _LETTERS)) for name in classes)
+    left = min(_MARGIN, 16.0 + 6.6 * letters) if named else 30.0
     side = (_SIZE - left) / count
     body = _numbered(classes, matrix, left, side) if count <= _COUNTED else _painted(matrix, left)
     labels = _names(classes, left, side) if named else _numbers(count, left, side)
-    height = _SIZE + (0 if named else 4)
+    height = _SIZE - left + (max(24.0, 0.8 * left) if named else 30.0)  # the names below stand at an angle
     return Markup(
-        '<svg class="matrix" viewBox="0 0 {} {}" role="img" aria-label="confusion matrix">{}{}</svg>'
+        '<svg class="matrix" viewBox="0 0 {} {:.0f}" role="img" aria-label="confusion matrix">{}{}</svg>'
     ).format(_SIZE, height, body, labels)
 
 

@@ -1,4 +1,15 @@
-"""A run directory as the report sees it: every part optional, a damaged part noted, nothing ever executed."""
+"""A run directory as the report sees it: every part optional, a damaged part noted, nothing ever executed.
+
+run.json  provenance.json      JSON objects, shown as they are
+log.jsonl  speed.jsonl         what `visloom/log.py` writes
+evals/NAME.json                the last evaluation of that name: step, epoch, values {name: number or null},
+                               baseline {name, value} or null, tables and pictures:
+    tables.confusion           {"classes": names, "matrix": rows of counts}
+    tables.ANYTHING            {"columns": names, "rows": rows}
+    pictures                   [{"file": path inside the run directory, "id", "caption",
+                                 "kind": "worst" | "best" | "sample"}]
+checkpoints/step-*/manifest.json, checkpoints/best, checkpoints/latest
+"""
 
 from __future__ import annotations
 
@@ -67,7 +78,8 @@ class Record:
     @cached_property
     def steps_per_epoch(self) -> float:
         """Updates in one epoch, 1 if the log is empty."""
-        found = next((row["step"] / row["epoch"] for row in self.rows if row["epoch"] > 0), 1.0)
+        ratios = [r["step"] / r["epoch"] for r in self.rows if r["step"] > 0 and r["epoch"] > 1e-9]
+        found = statistics.median(ratios) if ratios else 1.0
         return float(round(found)) if abs(found - round(found)) < 1e-6 else found
 
     @property

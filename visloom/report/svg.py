@@ -7,7 +7,7 @@ and dark pages share one drawing. Long curves are thinned to what the eye can se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -142,10 +142,12 @@ def chart(
     best: Point | None = None,
     marks: Sequence[Point] = (),
     note: str = "",
+    written: Callable[[float], str] = number,
 ) -> Markup:
     """Return a `<figure>` with a title, a legend with last values, and the curves; empty if there is no value.
 
     log, zero: see `y_axis`.  best: a point to ring.  marks: (x, step) of resumes, thin lines across the chart.
+    written: how the legend writes a value.
     """
     finite = [p for one in series for p in one.points if _drawn(p[1])]
     if not finite:
@@ -178,7 +180,7 @@ def chart(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>'
     ).format(
         text(title, 60),
-        _legend(series),
+        _legend(series, written),
         WIDTH,
         HEIGHT,
         text(title, 60),
@@ -250,7 +252,7 @@ def _curve(series: Series, x: Axis, y: Axis) -> Markup:
     return Markup("").join([line, *dots])
 
 
-def _legend(series: Sequence[Series]) -> Markup:
+def _legend(series: Sequence[Series], written: Callable[[float], str]) -> Markup:
     items = []
     for one in series:
         if not one.named:
@@ -258,7 +260,7 @@ def _legend(series: Sequence[Series]) -> Markup:
         last = next((v for _, v in reversed(one.points) if math.isfinite(v)), math.nan)
         items.append(
             Markup('<span class="key"><i class="c{}"></i>{} <b>{}</b></span>').format(
-                one.colour % COLOURS, text(one.label, 40), number(last)
+                one.colour % COLOURS, text(one.label, 40), written(last)
             )
         )
     return Markup('<span class="keys">{}</span>').format(Markup("").join(items)) if items else Markup("")

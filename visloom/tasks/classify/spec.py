@@ -64,8 +64,14 @@ class Classify:
         if self.tta not in ("none", "mirror", "mirror_shift"):
             raise ValueError(f"tta must be none, mirror or mirror_shift, got {self.tta!r}")
         shares = [share for share, _ in self.grow]
-        if shares != sorted(shares) or any(not 0 < s <= 1 for s in shares) or any(n < 1 for _, n in self.grow):
-            raise ValueError(f"grow is ((share of the run, side), ...) with rising shares up to 1, got {self.grow}")
+        if (
+            shares != sorted(shares)
+            or any(not 0 < s <= 1 for s in shares)
+            or any(n < 1 for _, n in self.grow)
+        ):
+            raise ValueError(
+                f"grow is ((share of the run, side), ...) with rising shares up to 1, got {self.grow}"
+            )
         if isinstance(self.normalise, Normalise) and len(self.normalise.mean) != self.channels:
             raise ValueError(
                 f"normalise has {len(self.normalise.mean)} numbers and the images {self.channels} channels"
@@ -192,6 +198,34 @@ class Classify:
         return draw(
             np.asarray(image), int(prediction["label"]), float(prediction["score"]), known, self.classes
         )
+
+    # ---- what using a trained run asks
+
+    def bare(self) -> Classify:
+        """Return this task without pretrained weights: those of a checkpoint follow, and no network is there."""
+        fields = (
+            {f.name for f in dataclasses.fields(self.net)} if dataclasses.is_dataclass(self.net) else set()
+        )
+        none = {"pretrained": False, "weights": ""}
+        changes = {name: value for name, value in none.items() if name in fields}
+        return dataclasses.replace(self, net=dataclasses.replace(self.net, **changes)) if changes else self  # type: ignore[type-var]
+
+    def with_tta(self, views: str) -> Classify:
+        """Return this task with the views of `predict --tta`: none, flip, or flip,shift. Raises ConfigError."""
+        known = {"none": "none", "flip": "mirror", "flip,shift": "mirror_shift"}
+        if views not in known:
+            raise ConfigError(
+                f"classification averages the views {', '.join(known)}, got {views!r}", path="task.tta"
+            )
+        return dataclasses.replace(self, tta=known[views])  # type: ignore[arg-type]
+
+    def seen(self, batch: ClassifyBatch) -> NDArray[np.uint8]:
+        """The pictures of a training batch as the network sees them, mixed: (B, H, W, C) uint8."""
+        from visloom.tasks.classify.batch import mix_images
+
+        image = batch.image if batch.mix is None else mix_images(batch.image, batch.mix).round()
+        high = 255.0 / max(255.0, float(image.max()))  # wider integers are scaled to 8 bits
+        return (image.float() * high).numpy().astype(np.uint8)
 
     # ---- training samples that a net sets its first layer from
 

@@ -1,0 +1,233 @@
+"""One life of a run in a process of its own: starts the run, or resumes the one that is there.
+
+    python -m tests.life OUT RUN [WORKERS]     one life; RUN is a function of this file
+    python -m tests.life --serve               reads orders, one JSON object a line, and forks a life for each
+
+Importing torch costs seconds and a fork costs none, so tests keep one server. `VISLOOM_FAULT`, or "fault" in an order,
+arms a fault point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.lives import OFF, Mixing
+from tests.small import Rows, Small, SmallModule, small_run
+from tests.worlds import Jitter, Numbers
+from visloom import faults
+from visloom.drive import resume, train
+from visloom.errors import VisloomError
+from visloom.run import Ema, Eval, Host, How, Run, Save
+from visloom.sample import Sample
+from visloom.stream import Ordered, Shuffled
+from visloom.task import Batch, Losses
+from visloom.units import Monitor, Steps
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# ------------------------------------------------------------------------------------------------ runs to live
+
+
+def full(out: Path, workers: int) -> Run:
+    """bf16, accumulation, EMA, mixing; saves, evaluations and log points that fall together and apart."""
+    return small_run(
+        out,
+        task=Mixing(),
+        train=Shuffled(source=Numbers(size=51), batch=8, transform=(Jitter(),)),
+        evals={
+            "val": Eval(
+                stream=Ordered(source=Numbers(size=20), batch=8), every=Steps(3), monitor=Monitor("min", "loss")
+            ),
+            "train": Eval(stream=Ordered(source=Numbers(size=10), batch=4), every=Steps(7)),
+        },
+        how=How(precision="bf16", accumulate=2, ema=Ema(decay=0.9)),
+        host=Host(out=str(out), data=str(out), workers=workers, threads=1),
+        save=Save(every=Steps(4), keep=2),
+    )
+
+
+def slow(out: Path, workers: int) -> Run:
+    """Steps that take a while, and tell when they have begun."""
+    return small_run(out, task=Telltale(marks=str(out), sleep=0.1), host=_host(out, workers))
+
+
+def long_evaluation(out: Path, workers: int) -> Run:
+    """An evaluation that does not end the first time."""
+    return small_run(out, task=Telltale(marks=str(out), stall=True), host=_host(out, workers))
+
+
+def stalled(out: Path, workers: int) -> Run:
+    """Data that do not come the first time, in the second micro-batch of a step."""
+    source = Stalling(size=51, marks=str(out))
+    how = How(precision="fp32", accumulate=2)
+    return small_run(
+        out,
+        train=Shuffled(source=source, batch=8, transform=(Jitter(),), shuffle=False),
+        how=how,
+        host=_host(out, workers),
+    )
+
+
+def _host(out: Path, workers: int) -> Host:
+    return Host(out=str(out), data=str(out), workers=workers, threads=1)
+
+
+@dataclass(frozen=True)
+class Telltale(Small):
+    """Leaves the file `step` from the third update on; with `stall`, the first evaluation sleeps, under `evaluation`."""
+
+    marks: str = ""
+    stall: bool = False
+
+    def build(self) -> Any:
+        return TelltaleModule(self)
+
+
+class TelltaleModule(SmallModule):
+    spec: Telltale
+
+    def forward(self, batch: Batch) -> Losses:
+        if self.training and batch.progress is not None and float(batch.progress.step) == 2:
+            mark(self.spec.marks, "step")
+        return super().forward(batch)
+
+    def predict(self, batch: Batch) -> dict[str, Any]:
+        assert isinstance(batch, Rows)
+        first = self.spec.stall and len(batch) > 2 and mark(self.spec.marks, "evaluation")  # two: a trial
+        if first:
+            time.sleep(120)
+        return super().predict(batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stalling(Numbers):
+    """Reading sample 21 takes for ever the first time, and leaves the file `data`."""
+
+    marks: str = ""
+
+    def fetch(self, index: int) -> Sample:
+        if index == 21 and mark(self.marks, "data"):
+            time.sleep(120)
+        return super().fetch(index)
+
+
+def mark(folder: str, name: str) -> bool:
+    """Leave a file; say whether it was not there before."""
+    file = Path(folder, f"{name}.mark")
+    new = not file.exists()
+    file.write_text(str(os.getpid()))
+    return new
+
+
+# ------------------------------------------------------------------------------------------------------- lives
+
+
+def live(out: Path, name: str, workers: int = 0, fault: str = "") -> int:
+    """Live once; returns the exit code that the command line would return."""
+    faults.arm(fault or os.environ.get("VISLOOM_FAULT", ""))
+    try:
+        there = sorted(out.glob("*/run.json"))
+        if there:
+            resume(there[-1].parent, {"host.workers": workers}, told=OFF, trust=True)
+        else:
+            train(globals()[name](out, workers), told=OFF)
+    except VisloomError as error:
+        (out / "error.txt").write_text(f"{type(error).__name__}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+class Server:
+    """A process that forks lives; use it in a `with` statement.
+
+    `start` begins one and returns its process id; `wait` returns how it ended: an exit code, or minus a signal.
+    """
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("VISLOOM_FAULT", None)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.life", "--serve"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def start(self, out: Path, name: str, workers: int = 0, fault: str = "") -> int:
+        """Start a life and return its process id."""
+        assert self._process.stdin is not None
+        out.mkdir(parents=True, exist_ok=True)
+        order = {"out": str(out), "name": name, "workers": workers, "fault": fault}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def wait(self) -> int:
+        """Wait for the end of the life that was started."""
+        return self._answer()
+
+    def live(self, out: Path, name: str, workers: int = 0, fault: str = "") -> int:
+        """Start a life and wait for its end."""
+        self.start(out, name, workers, fault)
+        return self.wait()
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the server has ended"
+        return int(line)
+
+
+def serve() -> None:
+    """Fork a life for each order on standard input; print its process id, and then how it ended."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.setpgid(0, 0)
+                sys.stdin.close()
+                sys.stdout = sys.stderr
+                code = live(Path(order["out"]), order["name"], order["workers"], order["fault"])
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+    else:
+        out, name, *more = sys.argv[1:]
+        raise SystemExit(live(Path(out), name, int(more[0]) if more else 0))

@@ -1,0 +1,1 @@
+"""What each verb of the command line does: arguments in, words on the screen, exit code out."""

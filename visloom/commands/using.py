@@ -1,0 +1,138 @@
+"""Verbs that use a run: evaluate, predict, report."""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from visloom import words
+from visloom.commands import speaking
+from visloom.errors import ConfigError
+from visloom.words import duration, number, safe
+
+_LISTED = 10  # unreadable pictures that are listed on the screen
+
+
+def evaluate(args: Namespace) -> int:
+    """Evaluate a run and print what was found; --json - prints only that."""
+    from visloom.saved import evaluate as work
+
+    alone = args.json == "-"
+    with speaking.opened() as screen:
+        found = work(
+            args.run,
+            args.on,
+            data=None if args.data is None else Path(args.data).expanduser().absolute(),
+            device=args.device,
+            trust=args.trust,
+            say=lambda text: screen.line([("warning: ", "warn"), (safe(text), "")]),
+            tick=lambda name, done, total: speaking.progress(screen, f"evaluating {name}", done, total),
+        )
+        screen.draw([])
+        if not alone:
+            speaking.rows(
+                screen, [("run", found["run"]), ("weights", f"step {found['step']:,}, {found['weights']}")]
+            )
+            for name, each in found["evaluations"].items():
+                screen.line(
+                    [
+                        (f"{safe(name)}  ", "bold"),
+                        (f"{each['count']:,} samples, {duration(each['seconds'])}", ""),
+                    ]
+                )
+                chosen = str(each["monitor"] or "").partition(" ")[2].removeprefix(f"{name}/")
+                values = [
+                    (safe(n), number(v), "decides" if n == chosen else "") for n, v in each["values"].items()
+                ]
+                for line in words.grid(values, screen.width, 4):
+                    screen.line(line)
+    if args.json is not None:
+        _write_json(found, args.json)
+    return 0
+
+
+def _write_json(found: dict[str, Any], place: str) -> None:
+    text = json.dumps(_strict(found), indent=2, ensure_ascii=False)
+    if place == "-":
+        print(text)
+        return
+    try:
+        Path(place).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {place} cannot be written: {error.strerror or error}") from error
+
+
+def _strict(value: Any) -> Any:
+    """NaN and infinities have no place in JSON: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _strict(v) for k, v in value.items()}
+    return [_strict(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def predict(args: Namespace) -> int:
+    """Predict pictures; those that cannot be read are listed and cost nothing more."""
+    from visloom.prediction import PICTURES, find_images
+    from visloom.prediction import predict as work
+
+    endings = [end for text in args.ext or () for end in text.split(",")]
+    files = find_images(args.images, extensions=endings, recursive=args.recursive, within=args.out)
+    drawn = PICTURES if args.pictures is None else args.pictures
+    began = perf_counter()
+    with speaking.opened() as screen:
+        made = work(
+            args.run,
+            files,
+            args.out,
+            tta=args.tta,
+            device=args.device,
+            pictures=drawn,
+            trust=args.trust,
+            tick=lambda done, total: speaking.progress(screen, "predicting", done, total),
+        )
+        screen.draw([])
+        good = [row for row in made.rows if "error" not in row]
+        seconds = perf_counter() - began
+        screen.line([(f"{len(good):,} pictures predicted", "bold"), (f" in {duration(seconds)}", "")])
+        pairs: list[tuple[str, object]] = [("weights", made.saved)]
+        counts = Counter(row["class"] for row in good if "class" in row).most_common(8)
+        if counts:
+            pairs.append(("found", ", ".join(f"{name} {count:,}" for name, count in counts)))
+        pairs.append(("table", made.table))
+        shown = sum("picture" in row for row in good)
+        if shown:
+            more = f", the first {shown:,} (more with --pictures N)" if shown < len(good) else ""
+            pairs.append(("pictures", f"{Path(args.out) / 'pictures'}{more}"))
+        speaking.rows(screen, pairs)
+        if made.failed:
+            screen.line([(f"{len(made.failed):,} could not be predicted:", "warn")])
+            for row in made.failed[:_LISTED]:
+                for line in speaking.wrapped(row["error"].splitlines()[0], screen.width - 4):
+                    screen.line([(f"  {line}", "")])
+            if len(made.failed) > _LISTED:
+                screen.line([(f"  and {len(made.failed) - _LISTED:,} more, in the table", "")])
+    return 0
+
+
+def report(args: Namespace) -> int:
+    """Write the reports of runs again."""
+    from visloom.report.page import write_report
+    from visloom.rundir import find
+
+    with speaking.opened() as screen:
+        for name in args.runs:
+            directory, _ = find(name)
+            try:
+                page = write_report(directory.path)
+            except OSError as error:
+                raise ConfigError(
+                    f"{directory.report} cannot be written: {error.strerror or error}"
+                ) from error
+            screen.line([("report  ", "dim"), (safe(page), "")])
+    return 0
