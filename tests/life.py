@@ -45,7 +45,9 @@ def full(out: Path, workers: int) -> Run:
         train=Shuffled(source=Numbers(size=51), batch=8, transform=(Jitter(),)),
         evals={
             "val": Eval(
-                stream=Ordered(source=Numbers(size=20), batch=8), every=Steps(3), monitor=Monitor("min", "loss")
+                stream=Ordered(source=Numbers(size=20), batch=8),
+                every=Steps(3),
+                monitor=Monitor("min", "loss"),
             ),
             "train": Eval(stream=Ordered(source=Numbers(size=10), batch=4), every=Steps(7)),
         },
@@ -83,7 +85,7 @@ def _host(out: Path, workers: int) -> Host:
 
 @dataclass(frozen=True)
 class Telltale(Small):
-    """Leaves the file `step` from the third update on; with `stall`, the first evaluation sleeps, under `evaluation`."""
+    """Leaves the mark `step` in the third update; with `stall`, the first evaluation sleeps, marked `evaluation`."""
 
     marks: str = ""
     stall: bool = False
@@ -169,7 +171,9 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.kill()

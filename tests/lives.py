@@ -112,10 +112,10 @@ class End:
     def differs(self, other: End) -> list[str]:
         """What is not the same, in words; [] if nothing is."""
         found = [] if self.step == other.step else [f"step {self.step} != {other.step}"]
-        names = self.tensors.keys() | other.tensors.keys()
-        found += [n for n in sorted(names) if self.tensors.get(n) != other.tensors.get(n)]
-        keys = self.data.keys() | other.data.keys()
-        found += [f"{k}: {self.data.get(k)} != {other.data.get(k)}" for k in keys if self.data.get(k) != other.data.get(k)]
+        for mine, others in ((self.tensors, other.tensors), (self.data, other.data)):
+            for name in sorted(mine.keys() | others.keys()):
+                if mine.get(name) != others.get(name):
+                    found.append(f"{name}: {mine.get(name)} != {others.get(name)}")
         if self.log != other.log:
             found.append(f"log.jsonl:\n{self.log.decode()}\n---\n{other.log.decode()}")
         return found
@@ -126,7 +126,9 @@ def end_of(directory: Path) -> End:
     state = Checkpoints(Path(directory) / "checkpoints").load()
     assert state is not None
     tensors = {
-        f"{stem}/{name}": hashlib.sha256(t.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        f"{stem}/{name}": hashlib.sha256(
+            t.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
         for stem, part in state.tensors.items()
         for name, t in part.items()
     }

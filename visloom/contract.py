@@ -28,13 +28,22 @@ if TYPE_CHECKING:
 
 
 def check_losses(name: str, losses: Any) -> None:
-    """Raise ContractError, in words, unless a forward returned Losses of 0-dim tensors."""
+    """Raise ContractError, in words, unless a forward returned Losses of 0-dim tensors.
+
+    Where gradients are recorded, at least one term must have one.
+    """
     if not isinstance(losses, Losses):
         raise ContractError(
             f"{name}.forward returned {type(losses).__name__}, expected visloom.Losses(terms={{name: 0-dim tensor}}, "
             f"logs={{...}}, count=0-dim tensor)",
             path="task",
         )
+    for part, values in (("terms", losses.terms), ("logs", losses.logs)):
+        if not isinstance(values, Mapping):
+            raise ContractError(
+                f"{name}.forward: {part} is {type(values).__name__}, expected a dict of 0-dim tensors by name",
+                path="task",
+            )
     if not losses.terms:
         raise ContractError(
             f"{name}.forward returned no loss terms: there is nothing to minimise", path="task"
@@ -48,6 +57,12 @@ def check_losses(name: str, losses: Any) -> None:
                     f"{name}.forward: {part}{f'[{key!r}]' if key else ''} is {what}, expected a 0-dim tensor",
                     path="task",
                 )
+    if torch.is_grad_enabled() and not any(value.requires_grad for value in losses.terms.values()):
+        raise ContractError(
+            f"{name}.forward: no term has a gradient ({', '.join(losses.terms)}), expected losses that are computed "
+            f"from the parameters, without detach or no_grad",
+            path="task",
+        )
 
 
 def check_batch(name: str, batch: Any, size: int) -> None:
@@ -163,6 +178,12 @@ def _try_evaluation(
         with _trying(f"{name}.predict", on):
             predictions = task.predict(batch)
     check_predictions(name, predictions, len(samples))
+    if list(predictions["ids"]) != list(batch.ids):
+        raise ContractError(
+            f"{name}.predict: column 'ids' is {some(predictions['ids'])}, expected the batch's, in its order: "
+            f"{some(batch.ids)}",
+            path="task",
+        )
     metrics = spec.metrics()
     check_metrics(type(spec).__name__, metrics)
     if setting.monitor is not None:
@@ -203,6 +224,14 @@ def _try_metric(key: str, metric: Metric, predictions: Any, batch: Batch, on: st
             f"{', '.join(metric.names)}",
             path="task",
         )
+    with _trying(f"{type(metric).__name__}.merge (metric {key!r})", on):
+        metric.merge([metric.state()])  # as several processes do at the end of an evaluation
+        merged = metric.compute()
+    if repr(merged) != repr(values):  # repr: NaN is NaN
+        raise ContractError(
+            f"{type(metric).__name__}.merge: of the only state there is, it makes {merged}, expected {values} as before",
+            path="task",
+        )
     return []
 
 
@@ -228,6 +257,11 @@ def _few(plan: Plan, device: torch.device, progress: Progress) -> tuple[Batch, S
     batch = collated(plan.spec, samples, plan.key(0, 0)).to(device)
     batch.progress = progress
     return batch, samples
+
+
+def some(ids: Sequence[Any]) -> str:
+    """The first three of some ids, for a message."""
+    return ", ".join(repr(name) for name in list(ids)[:3]) + (", ..." if len(ids) > 3 else "")
 
 
 def require_reported(key: str, setting: Eval, reported: Sequence[str]) -> str:

@@ -195,16 +195,20 @@ def _go(
         _header(launch, argv)
         if resumed or parent is not None:
             _restore(launch, directory if resumed else parent, step, resumed=resumed)  # type: ignore[arg-type]
+        if parent is not None or _goes_back(launch):
+            launch.save(wait=True)  # a branch does not begin at step 0, and a rollback needs somewhere to go
         if dist.world().first:
             _record(launch, argv, parent if not resumed else None, changed, resumed=resumed)
         _run_loop(launch, loop)
         return _finish(launch)
 
 
+def _goes_back(launch: Launch) -> bool:
+    return launch.run.how.non_finite.policy == "rollback" and launch.checkpoints.latest() is None
+
+
 def _run_loop(launch: Launch, loop: Drive) -> None:
     """Run the loop, and again from a checkpoint each time a non-finite gradient sends it back."""
-    if launch.run.how.non_finite.policy == "rollback" and launch.checkpoints.latest() is None:
-        launch.save()  # somewhere to go back to
     while True:
         try:
             loop(launch)
@@ -219,11 +223,10 @@ def _run_loop(launch: Launch, loop: Drive) -> None:
 
 
 def _save_and_leave(launch: Launch) -> str:
+    """Save the last whole step, unless a step before it was bad: the resumed run meets that again, and goes back."""
     try:
         launch.save(wait=True)
-    except (
-        Rollback
-    ) as back:  # the state is of no use; the resumed run meets the bad step again, and goes back
+    except Rollback as back:
         launch.checkpoints.join()
         return f"not saved ({back}); the last checkpoint is of step {launch.checkpoints.latest()}"
     return f"saved at step {launch.step}"
@@ -367,6 +370,8 @@ def _finish(launch: Launch) -> Report:
             page = launch.teller.report()
             if page is not None:
                 paths["report"] = page
+    if launch.notes:
+        launch.teller.say(f"{len(launch.notes)} samples were not used as they are; log.txt lists them")
     if ledger.stopped:
         launch.teller.say(f"stopped early: {ledger.stopped}")
     launch.teller.closing(paths, f"visloom predict {directory.path} IMAGES --out predictions")

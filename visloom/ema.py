@@ -40,8 +40,8 @@ class Average:
         self.module.requires_grad_(False)
         if not self.separate:
             self.module.load_state_dict(source.state_dict())
-        self._from = [p for p in source.parameters() if p.is_floating_point()]
-        self._to = [p for p in self.module.parameters() if p.is_floating_point()]
+        self._from: list[Tensor] = [p for p in source.parameters() if p.is_floating_point()]
+        self._to: list[Tensor] = [p for p in self.module.parameters() if p.is_floating_point()]
         if len(self._from) != len(self._to):
             raise ConfigError("how.ema.into names two sub-modules of different shape", path="how.ema.into")
         pairs = list(zip(source.buffers(), self.module.buffers(), strict=True))

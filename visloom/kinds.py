@@ -16,6 +16,9 @@ from typing import Any
 
 from visloom.errors import ConfigError
 from visloom.place import Place, did_you_mean, nearest, one_of, squash
+from visloom.schedule import Curve, Decay, Schedule
+from visloom.source import Source
+from visloom.stream import Stream
 from visloom.trust import definitions, modules
 
 RENAMED: dict[str, str] = {}
@@ -24,13 +27,8 @@ RENAMED: dict[str, str] = {}
 HOMES = ("visloom.run", "visloom.schedule", "visloom.stream", "visloom.tasks", "visloom.data")
 
 # Bases that are complete classes to Python but do nothing by themselves: a slot of such a type needs a kind.
-BASES = frozenset(
-    f"visloom.{name}"
-    for name in ("schedule:Schedule", "schedule:Curve", "schedule:Decay", "stream:Stream", "stream:Source")
-)
+BASES = (Schedule, Curve, Decay, Stream, Source)
 
-
-OWN_SLOTS = frozenset(("visloom.schedule:Schedule", "visloom.stream:Stream"))
 
 TRUST_IT = "if you know and trust that code, say so with --trust (trust=True in Python)"
 
@@ -50,10 +48,11 @@ def short(cls: type) -> str:
 def known() -> dict[str, tuple[str, ...]]:
     """Return the import paths of visloom's kinds (public dataclasses) by squashed short name."""
     found: dict[str, list[str]] = {}
+    bases = set(map(kind_of, BASES))
     for home in HOMES:
         for module in modules(home):
             for name, node in definitions(module).items():
-                if not name.startswith("_") and f"{module}:{name}" not in BASES and _decorated(node):
+                if not name.startswith("_") and f"{module}:{name}" not in bases and _decorated(node):
                     found.setdefault(squash(name), []).append(f"{module}:{name}")
     return {name: tuple(paths) for name, paths in found.items()}
 
@@ -100,15 +99,13 @@ def fits(cls: Any, slot: Iterable[type]) -> bool:
     slot = tuple(slot)
     if not isinstance(cls, type) or not is_dataclass(cls) or _is_base(cls):
         return False
-    if all(getattr(base, "_is_protocol", False) for base in slot) and OWN_SLOTS & set(
-        map(kind_of, cls.__mro__)
-    ):
+    if all(getattr(base, "_is_protocol", False) for base in slot) and issubclass(cls, Schedule | Stream):
         return not slot  # a schedule can be called as a transform can, but it is none
     return not slot or any(conforms(cls, base) for base in slot)
 
 
 def _is_base(cls: Any) -> bool:
-    return isinstance(cls, type) and kind_of(cls) in BASES
+    return cls in BASES
 
 
 def conforms(cls: type, base: type) -> bool:

@@ -415,7 +415,8 @@ class Launch:
         self.restore(state)
         self.engine.skipped = passed
         self.ledger.bad, self.ledger.rollbacks = ledger.bad, ledger.rollbacks + 1
-        self.ledger.untold += steps
+        late = {s for s in passed if s >= state.step}  # what the log told of them has been cut off
+        self.ledger.untold = sorted({*self.ledger.untold, *late})
         self.teller.warn(f"{back}; back to step {state.step}, passing over {len(steps)} step(s)")
 
     def over(self) -> bool:

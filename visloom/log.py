@@ -169,7 +169,8 @@ class Teller:
             self._board.restart(step)
         if self._first is not None:  # a return to a checkpoint, in mid-run
             self._first = (step, self._clock())
-        self.say(f"resumed after step {step:,} of {self.total:,} (epoch {self.epoch(step):.2f})")
+        if step:
+            self.say(f"resumed after step {step:,} of {self.total:,} (epoch {self.epoch(step):.2f})")
 
     def _recall(self, row: Mapping[str, Any]) -> None:
         values = row.get("values", {})

@@ -107,9 +107,9 @@ def prove(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Proof:
     try:
         alone.start()
         alone.finish()
-        setup, training = _paces(alone.directory, time.monotonic() - began)
-        say(f"left alone: done after {setup:.0f} s of set-up and {training:.1f} s of training")
-        proof = _with_kills(plan, killed, setup, training, say)
+        pace = _pace(alone.directory, time.monotonic() - began)
+        say(f"left alone: {pace.setup:.0f} s of set-up, then {pace.steps:,} steps in {pace.training:.1f} s")
+        proof = _with_kills(plan, killed, pace, say)
     finally:
         alone.stop()
         killed.stop()
@@ -117,29 +117,37 @@ def prove(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Proof:
     return proof
 
 
-def _paces(directory: Path, whole: float) -> tuple[float, float]:
-    """Seconds of set-up and of training of a run that was left alone."""
+@dataclass(frozen=True)
+class Pace:
+    """What the run that was left alone took: seconds of set-up and of training, and its steps."""
+
+    setup: float
+    training: float
+    steps: int
+
+
+def _pace(directory: Path, whole: float) -> Pace:
     times = {str(row.get("kind")): float(str(row.get("time"))) for row in speed(directory)}
     training = max(0.0, times.get("end", 0.0) - times.get("start", 0.0))
-    return max(0.0, whole - training), training
+    steps = Checkpoints(directory / "checkpoints").steps()
+    return Pace(max(0.0, whole - training), training, steps[-1] if steps else 0)
 
 
-def _with_kills(
-    plan: Plan, killed: _Life, setup: float, training: float, say: Callable[[str], None]
-) -> Proof:
-    """Let a run be killed as often as planned, and let it finish."""
+def _with_kills(plan: Plan, killed: _Life, pace: Pace, say: Callable[[str], None]) -> Proof:
+    """Let a run be killed as often as planned, at moments spread over it, and let it finish."""
     proof = Proof()
     draws = random.Random(plan.seed)
     for number in range(plan.kills):
         moment: Moment = "in a write" if number % 2 else "any time"
         killed.start(slow=moment == "in a write")
+        after = int(pace.steps * (number + draws.random()) / (plan.kills + 1))
         if moment == "in a write":
             delay = draws.uniform(0, 2 * _SLOW)
         elif draws.random() < 0.25:
-            delay = -draws.uniform(0, setup)  # before the first step of this process
+            delay = -draws.uniform(0, pace.setup)  # before the first step of this process
         else:
-            delay = draws.uniform(0, 2 * training / (plan.kills + 1))
-        kill = killed.kill(moment, delay)
+            delay = draws.uniform(0, pace.training / (plan.kills + 1))
+        kill = killed.kill(moment, after, delay)
         if kill is None:
             say(f"kill {number + 1}: the run was done before it")
             break
@@ -222,15 +230,19 @@ class _Life:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def kill(self, moment: Moment, delay: float) -> Kill | None:
+    def kill(self, moment: Moment, after: int, delay: float) -> Kill | None:
         """Kill the process at a moment; None if it was done before.
 
-        delay: seconds, from the first step on ("any time": negative ones count from the start of the process),
-            or from the moment at which a half-written checkpoint is there.
+        after: a step: the moment comes when this process has trained and a checkpoint of that step is whole
+            ("any time"), or when a checkpoint of at least that step is half written.
+        delay: seconds from then on; negative ones count from the start of the process.
         """
         process = self._process
         assert process is not None
-        sign = self._writing if moment == "in a write" else self._training
+
+        def sign() -> bool:
+            return self._writing(after) if moment == "in a write" else self._training(after)
+
         if delay < 0:
             delay = -delay
         elif not self._await(sign):
@@ -257,20 +269,22 @@ class _Life:
             time.sleep(0.002)
         return True
 
-    def _training(self) -> bool:
-        """Whether this process has taken a step."""
+    def _training(self, after: int) -> bool:
+        """Whether this process has taken a step, and a checkpoint of at least step `after` is whole."""
         assert self._process is not None
         found = self._found()
-        return found is not None and any(
-            row.get("kind") == "start" and row.get("pid") == self._process.pid for row in speed(found)
-        )
+        if found is None or max(Checkpoints(found / "checkpoints").steps(), default=0) < after:
+            return False
+        return any(row.get("kind") == "start" and row.get("pid") == self._process.pid for row in speed(found))
 
-    def _writing(self) -> bool:
-        """Whether a half-written checkpoint of this process is there."""
+    def _writing(self, after: int = 0) -> bool:
+        """Whether this process has left a checkpoint of at least step `after` half written."""
         assert self._process is not None
         found = self._found()
-        half = f".tmp-step-*-{self._process.pid}"
-        return found is not None and next((found / "checkpoints").glob(half), None) is not None
+        if found is None:
+            return False
+        half = (found / "checkpoints").glob(f".tmp-step-*-{self._process.pid}")
+        return any(int(place.name.split("-")[2]) >= after for place in half)
 
 
 def speed(directory: Path) -> list[dict[str, object]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args
 
 from visloom.errors import ConfigError
-from visloom.kinds import BASES, kind_of
+from visloom.kinds import BASES
 from visloom.overlay import FALSE, TRUE, Scalar
 from visloom.place import Place, did_you_mean, nearest, one_of
 
@@ -80,7 +80,7 @@ def is_structured(hint: Hint) -> bool:
 
 def is_open(cls: type) -> bool:
     """Say whether a structured member cannot stand for itself, so that values of it need a kind."""
-    return not is_dataclass(cls) or isabstract(cls) or kind_of(cls) in BASES
+    return not is_dataclass(cls) or isabstract(cls) or cls in BASES
 
 
 def structured(hint: Hint) -> tuple[type, ...]:

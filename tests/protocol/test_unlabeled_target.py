@@ -28,6 +28,7 @@ from visloom.keys import ambient, uniforms
 from visloom.loader import Plan
 from visloom.metrics import merge_tables
 from visloom.module import TaskModule
+from visloom.run import Optim
 from visloom.sample import Sample
 from visloom.stream import Ordered, Pair, Shuffled
 from visloom.task import Batch, Losses, Progress
@@ -105,7 +106,7 @@ class Adapted(TaskModule):
         first = net.rpn.compute_loss(scores, moves, wanted, net.rpn.box_coder.encode(matched, anchors))
         found, _, kinds, goals = net.roi.select_training_samples(found, truth)
         second = roi_heads.fastrcnn_loss(*net.judge(image, seen, found), kinds, goals)
-        ramp = 2 / (1 + torch.exp(-10 * batch.progress.step / batch.progress.total)) - 1
+        ramp = 0.2 / (1 + torch.exp(-10 * batch.progress.step / batch.progress.total)) - 0.1
         turned = features.detach() * (1 + ramp) - features * ramp  # the same values, the gradient times -ramp
         side = self.domain(turned).mean((1, 2, 3))  # (B,)
         side = nn.functional.binary_cross_entropy_with_logits(side, (batch.source == 0).float())
@@ -207,15 +208,17 @@ VAL = Ordered(source=Album(part="val", samples=9, visible=60), batch=4, transfor
 SPEC = Adapt()
 
 
-def make(stream: Pair = TRAIN, total: int = 50):
-    return engine_of(SPEC, stream, total)
+def make(stream: Pair = TRAIN, total: int = 80):
+    return engine_of(SPEC, stream, total, optim=Optim(name="AdamW", lr=5e-3))
 
 
 def test_it_learns_and_resumes_bit_for_bit_and_is_evaluated_exactly(tmp_path):
     engine, losses = shapes.resumes(make, 20, tmp_path)
+    for step in losses:
+        del step["domain"]  # a contest: it need not fall
     shapes.falls(losses)
-    found = shapes.evaluates(SPEC, engine, VAL)
-    assert 0.1 < found.values["recall"] <= 1
+    found = shapes.evaluates(SPEC, engine, VAL, losses=False)  # four terms, four divisors, one count
+    assert 0.2 < found.values["recall"] <= 1
     assert "loss/objects" in found.values
 
 
@@ -270,7 +273,7 @@ def test_the_gradient_of_the_domain_is_reversed_ever_more_strongly(share):
     plain.backward()
     expected = torch.cat([p.grad.flatten() for p in task.net.backbone.parameters()])
     assert losses.terms["domain"].item() == pytest.approx(plain.item(), rel=1e-5)
-    ramp = 2 / (1 + np.exp(-10 * share)) - 1
+    ramp = 0.2 / (1 + np.exp(-10 * share)) - 0.1
     assert torch.allclose(got, -ramp * expected, atol=1e-6)
     assert expected.abs().max() > 1e-4
 

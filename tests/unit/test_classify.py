@@ -78,7 +78,7 @@ def test_the_spec_is_a_picklable_value_without_torch() -> None:
     assert pickle.loads(pickle.dumps(spec)) == spec
     for net in (Timm("resnet18"), ResNetCifar(), FastCifar(), Custom(Call("torch.nn:Identity"))):
         assert isinstance(net, NetSpec)
-    code = "import sys, visloom.tasks.classify; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'cv2', 'PIL')))"
+    code = "import sys, visloom.tasks.classify; sys.exit(bool({'torch', 'timm', 'cv2', 'PIL'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(DataError, match=r"'s2' has the label .*3.*from 0 to 2 \(cat, dog, eel\)"):
         tiny().collate(bad, None)
     bad[2].label = np.array([0.5, np.nan, 0.5])
-    with pytest.raises(DataError, match="'s2' has the label .*finite"):
+    with pytest.raises(DataError, match=r"'s2' has the label .*finite"):
         tiny().collate(bad, None)
     with pytest.raises(DataError, match="'s0' has no image"):
         tiny().collate([Sample("s0", None, 0)], None)
@@ -416,7 +416,7 @@ def test_a_network_of_the_wrong_shape_is_told_before_the_loss() -> None:
     with pytest.raises(ContractError, match="returned str"):
         tiny("no_module").build()
     wrong = Custom(Call(f"{__name__}:Tiny"), classes_as="n_classes")
-    with pytest.raises(ConfigError, match="n_classes.*rename the counts"):
+    with pytest.raises(ConfigError, match=r"n_classes.*rename the counts"):
         wrong.build(3, 3)
 
 
@@ -452,6 +452,26 @@ def test_the_first_layer_of_fast_cifar_is_set_from_samples() -> None:
         tiny().net.fit(module.net, images)
 
 
+def test_a_task_for_trained_weights_asks_for_no_others() -> None:
+    spec = Classify(net=Timm("resnet18", pretrained=True, options={"drop_rate": 0.1}), classes=NAMES)
+    assert spec.bare().net == Timm("resnet18", options={"drop_rate": 0.1})
+    assert tiny().bare() == tiny()
+    assert tiny().with_tta("flip").tta == "mirror"
+    with pytest.raises(ConfigError, match="got 'rotate'"):
+        tiny().with_tta("rotate")
+
+
+def test_the_pictures_of_a_training_batch_are_shown_as_mixed() -> None:
+    spec = tiny(mixup=1.0)
+    batch = spec.collate(pictures(), fold(0, 3))
+    assert batch.mix is not None
+    expected = mix_images(batch.image, batch.mix)
+    assert np.abs(spec.seen(batch).astype(float) - expected.numpy()).max() <= 0.51
+    assert np.array_equal(
+        tiny().seen(tiny().collate(pictures(), None)), tiny().collate(pictures(), None).image.numpy()
+    )
+
+
 # ---- pictures
 
 
@@ -478,3 +498,14 @@ def test_gray_pictures_and_long_names_are_drawn() -> None:
         np.zeros((8, 8, 1), np.uint8), {"label": 0, "score": 0.5}, Sample("x", None, np.array([0, 0, 1.0]))
     )
     assert drawn.width == 192
+
+
+def test_the_module_compiles_to_one_graph_and_answers_the_same() -> None:
+    spec = tiny(mixup=0.4, cutmix=1.0, smoothing=0.1)
+    module = spec.build().train()
+    batch = spec.collate(pictures(), fold(0, 3))
+    expected = module(batch)
+    compiled = torch.compile(module, backend="eager", fullgraph=True, dynamic=False)
+    found = compiled(batch)
+    assert found.terms["cross_entropy"].item() == pytest.approx(expected.terms["cross_entropy"].item(), rel=1e-6)
+    assert found.logs["accuracy"].item() == pytest.approx(expected.logs["accuracy"].item())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -210,6 +211,20 @@ def test_items_are_called_by_their_own_name_too():
     call = 'train.transform.+={kind: V2, target: "torchvision.transforms.v2:GaussianBlur", kwargs: {kernel_size: 3}}'
     blurred = apply(sample(), [call, "train.transform.GaussianBlur.kwargs.kernel_size=5"])
     assert blurred.train.transform[2].kwargs["kernel_size"] == 5
+
+
+def test_the_guide_is_true():
+    guide = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+    table = guide.partition("## Lists")[2].partition("In a file")[0]
+    rows = [
+        re.findall("`([^`]+)`", line.rpartition(" | ")[2])
+        for line in table.split("\n")
+        if line.endswith("` |")
+    ]
+    settings = [setting for row in rows for setting in row]
+    assert len(settings) == 11
+    for setting in settings:
+        assert diff(sample(), apply(sample(), [setting])), setting
 
 
 def test_items_of_plain_lists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_any_split_into_batches_and_processes_gives_the_same_bits(
         whole = fed(make(), scores, label)
         ranks = [make() for _ in range(processes)]
         edges = sorted({0, samples, *(min(cut, samples) for cut in cuts)})
-        for i, (start, stop) in enumerate(zip(edges, edges[1:])):
+        for i, (start, stop) in enumerate(pairwise(edges)):
             fed(ranks[i % processes], scores[start:stop], label[start:stop])
         states = [rank.state() for rank in ranks]
         for rank in ranks:  # every process merges the same states and reports the same

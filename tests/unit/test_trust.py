@@ -52,7 +52,7 @@ def refused(ref):
         {"optim.rest": {"name": "evil_code:f"}},
         {"optim.options.x": {"kind": "evil_code:Evil"}},
         {"optim.options": {"x": [{"kind": "visloom.run:Call", "target": "os:system"}]}},
-        {"task.net": {"kind": "Custom", "call": {"target": "timm:create_model", "kwargs": {"x": {"kind": "evil_code:E"}}}}},
+        {"task.net": {"kind": "Custom", "call": {"target": "torch.nn:Fold", "kwargs": {"x": {"kind": "evil_code:A"}}}}},
         {"extends": "evil_code.py"},
         {"extends": "evil_code.py:evil_code"},
         {"extends": "evil_code:evil_code"},

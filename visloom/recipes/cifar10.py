@@ -61,7 +61,11 @@ def fast() -> Run:
     return Run(
         name="cifar10-fast",
         task=Classify(
-            net=FastCifar((64, 256, 256)), smoothing=0.2, tta="mirror_shift", grow=((0.35, 20), (0.7, 26)), topk=(1, 5)
+            net=FastCifar((64, 256, 256)),
+            smoothing=0.2,
+            tta="mirror_shift",
+            grow=((0.35, 20), (0.7, 26)),
+            topk=(1, 5),
         ),
         train=Shuffled(
             source=Cifar(name="cifar10", train=True),

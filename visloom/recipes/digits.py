@@ -3,6 +3,8 @@
     pip install "visloom[digits]"
     visloom train digits                NUMBER
     visloom train digits:mixed          with mixup and an average of the weights
+
+Four fifths are for training, the same for everyone; the number is of the others.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ def modern() -> Run:
                 RandomErasing(p=0.1),
             ),
             "length": Epochs(300),
-            "optim": Optim(name="SGD", lr=1.0, weight_decay=2e-5, options={"momentum": 0.9, "nesterov": True}),
+            "optim": Optim(
+                name="SGD", lr=1.0, weight_decay=2e-5, options={"momentum": 0.9, "nesterov": True}
+            ),
             "rules": (Rule(kind="bias", weight_decay=0.0), Rule(kind="norm", weight_decay=0.0)),
             "schedule": Warmup(Cosine(), Epochs(5), start=0.01),
             "how": How(ema=Ema(decay=0.9999)),

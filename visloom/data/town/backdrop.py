@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from visloom.data.town.mesh import Floats
 from visloom.data.town.scene import NEAR, Camera, Scene, Street, Thing, Weather, meshes
 from visloom.keys import fold, generator, uniforms
 
-Image = NDArray[np.uint8]
+Image = NDArray[Any]  # (H, W, 3) uint8; cv2 does not say what it returns
+Array = NDArray[Any]
 _BITS = 4  # of sub-pixel coordinates
 
 
@@ -29,14 +30,18 @@ class Window(NamedTuple):
     height: float
 
 
-def background(scene: Scene, window: Window, size: tuple[int, int], draws: Floats, things: list[Thing]) -> Image:
+def background(
+    scene: Scene, window: Window, size: tuple[int, int], draws: Floats, things: list[Thing]
+) -> Image:
     """Sky, skyline and ground with the things' shadows: (H, W, 3) uint8.
 
     draws: uniform numbers; the first four place the clouds and the skyline.
     """
     height, width = size
     camera, weather = scene.camera, scene.weather
-    rows = window.y + (np.arange(height) + 0.5) * (window.height / height) - camera.horizon  # below the horizon
+    rows = (
+        window.y + (np.arange(height) + 0.5) * (window.height / height) - camera.horizon
+    )  # below the horizon
     columns = window.x + (np.arange(width) + 0.5) * (window.width / width) - camera.centre
     first = int(np.searchsorted(rows, 0.5))
     out = np.empty((height, width, 3), np.float32)
@@ -60,7 +65,9 @@ def _noise() -> NDArray[np.float32]:
     for cells, weight in ((8, 1.0), (16, 0.7), (32, 0.5), (64, 0.4), (128, 0.35), (256, 0.3)):
         grid = draws.random((cells, cells), np.float32) - 0.5
         step = 512 // cells
-        smooth = cv2.resize(np.pad(grid, 2, mode="wrap"), ((cells + 4) * step,) * 2, interpolation=cv2.INTER_CUBIC)
+        smooth = cv2.resize(
+            np.pad(grid, 2, mode="wrap"), ((cells + 4) * step,) * 2, interpolation=cv2.INTER_CUBIC
+        )
         total += weight * smooth[2 * step : 2 * step + 512, 2 * step : 2 * step + 512]
     return total / float(np.abs(total).max())
 
@@ -73,7 +80,7 @@ def _grain() -> NDArray[np.float32]:
     return 0.7 * shared + 0.7 * draws.standard_normal((320, 320, 3), np.float32)
 
 
-def _sky(rows: Floats, columns: Floats, camera: Camera, weather: Weather, draws: Floats) -> NDArray[np.float32]:
+def _sky(rows: Array, columns: Array, camera: Camera, weather: Weather, draws: Floats) -> NDArray[np.float32]:
     haze, zenith = np.array(weather.haze, np.float32), np.array(weather.zenith, np.float32)
     up = (np.clip(-rows / (0.75 * camera.focal), 0, 1) ** 0.7).astype(np.float32)  # (h,)
     picture = (haze + up[:, None] * (zenith - haze))[:, None]  # (h, 1, 3)
@@ -92,14 +99,16 @@ def _sky(rows: Floats, columns: Floats, camera: Camera, weather: Weather, draws:
     return np.where((-rows[:, None] < roofs)[..., None], far, picture)
 
 
-def _ground(rows: Floats, columns: Floats, camera: Camera, weather: Weather, street: Street) -> NDArray[np.float32]:
+def _ground(
+    rows: Array, columns: Array, camera: Camera, weather: Weather, street: Street
+) -> NDArray[np.float32]:
     far = (camera.focal * camera.eye / rows).astype(np.float32)[:, None]  # (h, 1) metres before the camera
     across = columns.astype(np.float32) * (far / np.float32(camera.focal))  # (h, w) metres to its right
     sin, cos = np.float32(math.sin(camera.yaw)), np.float32(math.cos(camera.yaw))
     x = np.float32(camera.x) + across * cos + far * sin
     z = np.float32(camera.z) - across * sin + far * cos
     side = np.abs(x)
-    lit = _surface(x, z, side, far, street, weather)[..., None] * np.float32(1)
+    lit = _surface(x, z, side, far, street, weather)[..., None]
     kinds = np.searchsorted([street.half, street.half + 0.22, street.half + street.walk], side)  # (h, w) 0-3
     painted = 0.10 + 0.0007 * far * far  # lines wider than a far pixel, so that they do not break up
     lane = street.half / street.lanes
@@ -109,13 +118,18 @@ def _ground(rows: Floats, columns: Floats, camera: Camera, weather: Weather, str
     line = (dash & (z % 7.0 < 3.2)) | (np.abs(side - street.half + 0.25) < 0.8 * painted)
     zebra = (np.abs(z - street.crossing - 1.0) < 1.6) & (x % 1.1 < 0.55)
     kinds[(kinds == 0) & (line | zebra)] = 4
-    table = np.array([street.road, (170, 168, 162), street.pavement, street.ground, (226, 224, 214)], np.float32)
+    table = np.array(
+        [street.road, (170, 168, 162), street.pavement, street.ground, (226, 224, 214)], np.float32
+    )
     if weather.snow:
         table[1:4] = 0.35 * table[1:4] + 0.65 * np.array((232, 236, 242), np.float32)
         table[0] = 0.7 * table[0] + 0.3 * np.array((220, 224, 230), np.float32)
-    table *= np.array(weather.light, np.float32) * np.float32(weather.ambient + weather.direct * weather.sun[1])
+    table *= np.array(weather.light, np.float32) * np.float32(
+        weather.ambient + weather.direct * weather.sun[1]
+    )
     air = np.exp(-far / np.float32(weather.visibility))[..., None]
-    return table[kinds] * lit * air + np.array(weather.haze, np.float32) * (1 - air)
+    shown: NDArray[np.float32] = table[kinds] * lit * air + np.array(weather.haze, np.float32) * (1 - air)
+    return shown
 
 
 def _surface(
@@ -130,14 +144,16 @@ def _surface(
     noise = _noise()
     grain = noise[(z * 23).astype(np.int32) & 511, (x * 23).astype(np.int32) & 511]
     broad = noise[(z * 2.9).astype(np.int32) & 511, (x * 2.9).astype(np.int32) & 511]
-    tone = 1 + (0.16 * grain + 0.12 * broad) * np.clip(14 / far, 0.15, 1)
+    tone: NDArray[np.float32] = 1 + (0.16 * grain + 0.12 * broad) * np.clip(14 / far, 0.15, 1)
     if float(far[-1, 0]) < 14 and not weather.snow:
         paving = (side > street.half + 0.22) & (side < street.half + street.walk) & (far < 14)
         tone -= 0.10 * (paving & ((x % 0.8 < 0.05) | (z % 0.8 < 0.05)))
     return tone
 
 
-def _shadows(size: tuple[int, int], scene: Scene, window: Window, things: list[Thing]) -> NDArray[np.float32] | None:
+def _shadows(
+    size: tuple[int, int], scene: Scene, window: Window, things: list[Thing]
+) -> NDArray[np.float32] | None:
     """What share of the light reaches the ground, (H, W) float32 from 0.4 to 1, or None where nothing stands."""
     import cv2
 
@@ -152,7 +168,9 @@ def _shadows(size: tuple[int, int], scene: Scene, window: Window, things: list[T
     scale = camera.focal / np.maximum(seen[..., 2], NEAR)
     across = (camera.centre - window.x + seen[..., 0] * scale) * (size[1] / window.width) - 0.5
     down = (camera.horizon - window.y - seen[..., 1] * scale) * (size[0] / window.height) - 0.5
-    flat = np.clip(np.rint(np.stack([across, down], axis=-1) * (1 << _BITS)), -(1 << 17), 1 << 17).astype(np.int32)
+    flat = np.clip(np.rint(np.stack([across, down], axis=-1) * (1 << _BITS)), -(1 << 17), 1 << 17).astype(
+        np.int32
+    )
     before = seen[..., 2].min(1) > NEAR
     mask = np.zeros(size, np.uint8)
     cast = int(150 * weather.direct)
@@ -208,7 +226,8 @@ def sensor(image: Image, weather: Weather, draws: Floats) -> Image:
         grain = np.tile(grain, (-(-height // 256), -(-width // 256), 1))
     top, left = int(draws[11] * 64), int(draws[12] * 64)
     noise = grain[top : top + height, left : left + width] * np.float32(1.5 + 6.5 * draws[13] ** 2)
-    return np.clip(image * gain.astype(np.float32) + offset + noise, 0, 255).astype(np.uint8)
+    seen: Image = np.clip(image * gain.astype(np.float32) + offset + noise, 0, 255).astype(np.uint8)
+    return seen
 
 
 def _falling(image: Image, weather: Weather, draws: Floats) -> Image:

@@ -19,7 +19,10 @@ SIZES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "sign": ((0.8, 0.75, 0.1),),
     "light": ((0.4, 0.95, 0.3),),
     "tree": ((4.0, 6.5, 4.0),),
-    "house": ((11.0, 8.0, 9.0), (12.0, 10.0, 9.0), (14.0, 13.0, 10.0), (9.0, 9.0, 9.0), (13.0, 19.0, 10.0), (15.0, 16.0, 10.0)),
+    "house": (
+        (11.0, 8.0, 9.0), (12.0, 10.0, 9.0), (14.0, 13.0, 10.0),
+        (9.0, 9.0, 9.0), (13.0, 19.0, 10.0), (15.0, 16.0, 10.0),
+    ),
     "post": ((0.1, 2.4, 0.1), (0.6, 6.0, 0.1)),
     "hydrant": ((0.4, 0.8, 0.4),),
     "bin": ((0.6, 1.05, 0.6),),
@@ -64,7 +67,10 @@ def measure(kind: str, u: Floats, mesh: int = -1) -> tuple[float, float, float]:
 def dress(kind: str, u: Floats, *, x: float, z: float, heading: float = 0.0, mesh: int = -1) -> Thing:
     """Make a thing of a kind at a place: its variant, size and colours are drawn from eight uniform numbers `u`."""
     number = mesh if mesh >= 0 else _variant(kind, u)
-    if kind in ("cyclist", "motorbike"):  # the first half is seen from the side, the second from front or back
+    if kind in (
+        "cyclist",
+        "motorbike",
+    ):  # the first half is seen from the side, the second from front or back
         half = len(meshes(kind)) // 2
         number = number % half + half * (abs(math.sin(heading)) < 0.6)
     low = 0.0
@@ -72,7 +78,9 @@ def dress(kind: str, u: Floats, *, x: float, z: float, heading: float = 0.0, mes
         low = float(1.9 + 0.5 * u[3])
     elif kind == "light":
         low = 4.3 if u[3] < 0.3 else 2.1
-    return Thing(kind, number, float(x), low, float(z), float(heading), *measure(kind, u, mesh), _paint(kind, u))
+    return Thing(
+        kind, number, float(x), low, float(z), float(heading), *measure(kind, u, mesh), _paint(kind, u)
+    )
 
 
 def _pick(colours: tuple[tuple[int, int, int], ...], u: float, tint: float) -> tuple[float, float, float]:

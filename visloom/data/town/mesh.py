@@ -95,7 +95,10 @@ class Mesh(NamedTuple):
 
 NORMAL = slice(0, 3)  # outward, 0 for sprites
 BODY, PIECE = slice(3, 5), slice(5, 7)  # x and z of the middle of the polygon's body and piece
-RANK, STEP = 7, 8  # bodies of lower rank and pieces of lower step are drawn first, equal ones from far to near
+RANK, STEP = (
+    7,
+    8,
+)  # bodies of lower rank and pieces of lower step are drawn first, equal ones from far to near
 MATERIAL, START = 9, 10  # of the polygon; where its vertices begin
 
 
@@ -191,18 +194,28 @@ class Builder:
         """Add an upright rectangle on a face."""
         self.decal(face, [(left, low), (right, low), (right, high), (left, high)], material)
 
-    def wheel(
-        self, z: float, radius: float, width: float, height: float, length: float, axle: float = 0.5
-    ) -> None:
-        """Add a wheel on both sides of a solid of this size in metres; z is its place along, radius in metres."""
+    def wheel(self, z: float, radius: float, size: Sequence[float], axle: float, low: float) -> None:
+        """Add a wheel on both sides of a solid.
+
+        z: its place along; the tread of the foremost and the rearmost wheels (beyond 0.25) shows from that end.
+        radius: in metres.  size: width, height and length of the solid in metres.  axle: how far out it sits.
+        low: the height of the solid's bottom, below which the tread shows.
+        """
+        width, height, length = size
         for side in (-1.0, 1.0):
-            for share, material, out in (
-                (1.0, Material.TYRE, 0.0),
-                (0.56, Material.RIM, 0.002),
-                (0.16, Material.TRIM, 0.004),
+            if abs(z) > 0.25:
+                end, inner = math.copysign(1.0, z), axle - 0.24 / width
+                along = z + 0.8 * end * radius / length
+                tread = [(inner, 0.0), (axle, 0.0), (axle, low), (inner, low)]
+                self.polygon([(side * x, y, along) for x, y in tread], Material.TYRE, (0, 0, end))
+            for share, material, sides in (
+                (1.0, Material.TYRE, 14),
+                (0.56, Material.RIM, 9),
+                (0.16, Material.TRIM, 9),
             ):
-                ring = circle(0.0, 0.0, radius * share, 14 if share == 1.0 else 9)
-                points = [(side * (axle + out), (y + radius) / height, z + x / length) for x, y in ring]
+                ring = circle(0.0, 0.0, radius * share, sides)
+                out = side * (axle + 0.004 * (1 - share))
+                points = [(out, (y + radius) / height, z + x / length) for x, y in ring]
                 self.polygon(points, material, (side, 0, 0))
 
     def limb(self, start: Point, end: Point, wide: float, narrow: float, material: int) -> None:

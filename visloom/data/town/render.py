@@ -55,7 +55,12 @@ class _Polygons(NamedTuple):
 
 
 def render(
-    scene: Scene, key: int, window: Window | None = None, size: tuple[int, int] | None = None, *, ids: bool = False
+    scene: Scene,
+    key: int,
+    window: Window | None = None,
+    size: tuple[int, int] | None = None,
+    *,
+    ids: bool = False,
 ) -> Picture:
     """Draw a window of the scene at a size (height, width); the whole picture at its own size by default.
 
@@ -128,7 +133,9 @@ def _polygons(scene: Scene, order: list[int], window: Window, canvas: tuple[int,
     camera = scene.camera
     placed = place([scene.things[i] for i in order], camera)
     seen, firsts = placed.points()  # (M, 3), (N,)
-    owner = np.repeat(np.arange(len(order)), [len(mesh.rows) for mesh in placed.meshes])  # (P,) place in `order`
+    owner = np.repeat(
+        np.arange(len(order)), [len(mesh.rows) for mesh in placed.meshes]
+    )  # (P,) place in `order`
     rows = np.concatenate([mesh.rows for mesh in placed.meshes])  # (P, 11), see mesh.py
     starts = rows[:, START].astype(np.int64) + firsts[owner]
     ends = np.append(starts[1:], len(seen))
@@ -144,7 +151,9 @@ def _polygons(scene: Scene, order: list[int], window: Window, canvas: tuple[int,
     chosen, normal = chosen[facing], normal[facing]
     sorting = _drawing_order(placed, owner[chosen], rows[chosen])
     chosen, normal = chosen[sorting], normal[sorting]
-    colours, emits = _colours(scene, order, placed, owner[chosen], rows[chosen, MATERIAL].astype(np.int64), normal)
+    colours, emits = _colours(
+        scene, order, placed, owner[chosen], rows[chosen, MATERIAL].astype(np.int64), normal
+    )
     pieces = [flat[a:b] for a, b in zip(starts[chosen].tolist(), ends[chosen].tolist(), strict=True)]
     for at in np.flatnonzero(behind[chosen]).tolist():
         i = chosen[at]
@@ -175,8 +184,10 @@ def _drawing_order(placed: Placed, owner: NDArray[np.int64], rows: Floats) -> ND
 
     def nearness(columns: slice) -> Floats:
         x, z = rows[:, columns].T * (wide, long)
-        away = (placed.foot[owner, 0] + x * cos + z * sin) ** 2 + (placed.foot[owner, 2] + z * cos - x * sin) ** 2
-        return np.round(-away, 6)
+        away = (placed.foot[owner, 0] + x * cos + z * sin) ** 2 + (
+            placed.foot[owner, 2] + z * cos - x * sin
+        ) ** 2
+        return np.asarray(np.round(-away, 6))
 
     return np.lexsort((nearness(PIECE), rows[:, STEP], nearness(BODY), rows[:, RANK], owner))
 
@@ -192,7 +203,9 @@ def _colours(
     """Colour under this light and through this air, RGB 0-255, and whether the polygon shines by itself."""
     weather = scene.weather
     paint = np.array([scene.things[i].paint for i in order])  # (N, 4, 3)
-    colour = np.where((material < 4)[:, None], paint[owner, np.minimum(material, 3)], _table(weather)[material])
+    colour = np.where(
+        (material < 4)[:, None], paint[owner, np.minimum(material, 3)], _table(weather)[material]
+    )
     sin, cos = math.sin(-scene.camera.yaw), math.cos(-scene.camera.yaw)
     x, y, z = weather.sun
     facing = normal @ np.array([x * cos + z * sin, y, z * cos - x * sin])

@@ -63,34 +63,46 @@ def _street(u: Floats) -> Street:
 
 
 def _weather(u: Floats) -> Weather:
+    """Clear (36 %), cloudy (26 %), fog, rain (10 % each), snow (5 %), dusk (7 %) or night (6 %)."""
     turn, height = 2 * math.pi * u[0], 0.35 + 0.75 * u[1]
     sun = (math.cos(turn) * math.cos(height), math.sin(height), math.sin(turn) * math.cos(height))
+    grey, force = float(176 + 40 * u[3]), float(u[4])
     clear = Weather(
-        "clear", (1.04, 1.02, 0.98), 0.55, 0.58, sun, (78, 132, 204), (190, 212, 232), 260.0, 0.45
+        name="clear",
+        light=(1.04, 1.02, 0.98),
+        ambient=0.55,
+        direct=0.58,
+        sun=sun,
+        zenith=(78, 132, 204),
+        haze=(190, 212, 232),
+        visibility=260.0,
+        clouds=0.45,
     )
-    kind = u[2]
-    if kind < 0.36:
+    if u[2] < 0.36:
         return clear
-    if kind < 0.62:
-        grey = 176 + 40 * u[3]
-        return replace(clear, name="cloudy", light=(0.95, 0.97, 1.0), ambient=0.84, direct=0.16,
-                       zenith=(grey - 36, grey - 28, grey - 16), haze=(grey, grey + 4, grey + 8), visibility=180.0, clouds=0.25)  # fmt: skip
-    if kind < 0.72:
-        grey = 186 + 30 * u[3]
-        return replace(clear, name="fog", light=(0.96, 0.97, 1.0), ambient=0.92, direct=0.05, clouds=0.0,
-                       zenith=(grey, grey, grey + 4), haze=(grey, grey + 2, grey + 4), visibility=22.0 + 40 * u[4])  # fmt: skip
-    if kind < 0.82:
-        return replace(clear, name="rain", light=(0.74, 0.77, 0.82), ambient=0.88, direct=0.08, clouds=0.3,
-                       zenith=(112, 118, 128), haze=(150, 156, 164), visibility=90.0, rain=0.5 + 0.5 * u[4])  # fmt: skip
-    if kind < 0.87:
-        return replace(clear, name="snow", light=(0.92, 0.95, 1.0), ambient=0.90, direct=0.08, clouds=0.2,
-                       zenith=(176, 182, 192), haze=(206, 210, 216), visibility=70.0, snow=0.5 + 0.5 * u[4])  # fmt: skip
-    if kind < 0.94:
-        low = (sun[0] * 1.2, 0.18, sun[2] * 1.2)
-        return replace(clear, name="dusk", light=(1.06, 0.84, 0.70), ambient=0.58, direct=0.48, sun=low,
-                       zenith=(86, 84, 132), haze=(236, 160, 110), visibility=160.0, dark=True)  # fmt: skip
-    return replace(clear, name="night", light=(0.56, 0.60, 0.76), ambient=0.78, direct=0.12, clouds=0.1,
-                   zenith=(14, 18, 34), haze=(40, 44, 62), visibility=110.0, dark=True)  # fmt: skip
+    if u[2] < 0.62:
+        made = replace(clear, name="cloudy", light=(0.95, 0.97, 1.0), ambient=0.84, direct=0.16, clouds=0.25)
+        return replace(
+            made, zenith=(grey - 36, grey - 28, grey - 16), haze=(grey, grey + 4, grey + 8), visibility=180.0
+        )
+    if u[2] < 0.72:
+        made = replace(clear, name="fog", light=(0.96, 0.97, 1.0), ambient=0.92, direct=0.05, clouds=0.0)
+        haze = (grey + 6, grey + 8, grey + 10)
+        return replace(made, zenith=haze, haze=haze, visibility=22.0 + 40.0 * force)
+    if u[2] < 0.82:
+        made = replace(clear, name="rain", light=(0.74, 0.77, 0.82), ambient=0.88, direct=0.08, clouds=0.3)
+        made = replace(made, zenith=(112, 118, 128), haze=(150, 156, 164), visibility=90.0)
+        return replace(made, rain=0.5 + 0.5 * force)
+    if u[2] < 0.87:
+        made = replace(clear, name="snow", light=(0.92, 0.95, 1.0), ambient=0.90, direct=0.08, clouds=0.2)
+        made = replace(made, zenith=(176, 182, 192), haze=(206, 210, 216), visibility=70.0)
+        return replace(made, snow=0.5 + 0.5 * force)
+    if u[2] < 0.94:
+        made = replace(clear, name="dusk", light=(1.06, 0.84, 0.70), ambient=0.58, direct=0.48, dark=True)
+        made = replace(made, sun=(1.2 * sun[0], 0.18, 1.2 * sun[2]))
+        return replace(made, zenith=(86, 84, 132), haze=(236, 160, 110), visibility=160.0)
+    made = replace(clear, name="night", light=(0.56, 0.60, 0.76), ambient=0.78, direct=0.12, dark=True)
+    return replace(made, zenith=(14, 18, 34), haze=(40, 44, 62), visibility=110.0, clouds=0.1)
 
 
 class _View:
@@ -255,7 +267,11 @@ def _occluder(camera: Camera, target: Thing, extent: _Extent, draws: Floats) -> 
     ahead = thing._replace(x=camera.x + distance * sin, z=camera.z + distance * cos)
     half = _extent(camera, ahead).right
     # From the target's middle to the occluder's: narrow things anywhere, wide ones over a part of one side.
-    edge = wide * (0.2 + 0.7 * float(u[6])) if half < 0.4 * wide else wide + half - wide * (0.3 + 0.4 * float(u[5]))
+    edge = (
+        wide * (0.2 + 0.7 * float(u[6]))
+        if half < 0.4 * wide
+        else wide + half - wide * (0.3 + 0.4 * float(u[5]))
+    )
     middle = (extent.left + extent.right) / 2 + (edge if u[7] < 0.5 else -edge)
     x = middle * distance
     placed = thing._replace(x=camera.x + x * cos + distance * sin, z=camera.z - x * sin + distance * cos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from visloom.data.town.mesh import Builder, Floats, Material, Mesh
+from visloom.data.town.mesh import Builder, Floats, Material, Mesh, circle
 
 M = Material
 
@@ -34,7 +34,7 @@ def _car(base: tuple[float, float], roof: tuple[float, float], belt: float) -> M
             body[side], 0.40 if side == "left" else 0.54, 0.72, 0.46 if side == "left" else 0.60, 0.78, M.TRIM
         )
     for z in (-0.31, 0.31):
-        b.wheel(z, 0.33, 1.8, 1.45, 4.4, axle=0.502)
+        b.wheel(z, 0.33, (1.8, 1.45, 4.4), axle=0.502, low=0.17)
     b.piece(1)
     cabin = b.box((-0.47, belt, base[0]), (0.47, 1.0, base[1]), M.MAIN, top=(-0.39, 0.39, *roof))
     b.pane(cabin["front"], 0.05, 0.08, 0.95, 0.92, M.GLASS)
@@ -75,7 +75,7 @@ def _van(windows: bool, stripe: bool) -> Mesh:
         _panes(b, body[side], [(0.66, 0.668)], 0.08, 0.92, mirror=not front, material=M.TRIM)
     b.body(1)
     for z in (-0.31, 0.33):
-        b.wheel(z, 0.36, 2.0, 2.2, 5.2, axle=0.505)
+        b.wheel(z, 0.36, (2.0, 2.2, 5.2), axle=0.505, low=0.12)
     return b.build()
 
 
@@ -112,7 +112,7 @@ def _bus(low: float, high: float, double: bool) -> Mesh:
     b.pane(body["back"], 0.25, 0.06, 0.75, 0.26, M.TRIM)
     b.body(1)
     for z in (-0.27, 0.33):
-        b.wheel(z, 0.50, 2.5, 4.2 if double else 3.1, 11.0, axle=0.503)
+        b.wheel(z, 0.50, (2.5, 4.2 if double else 3.1, 11.0), axle=0.503, low=0.09)
     return b.build()
 
 
@@ -127,7 +127,7 @@ def _truck(load: str) -> Mesh:
     b.body()
     b.box((-0.42, 0.16, -0.5), (0.42, 0.28, 0.45), M.TRIM)
     for z in (-0.38, -0.24, 0.36):
-        b.wheel(z, 0.50, 2.5, 3.2, 8.0, axle=0.495)
+        b.wheel(z, 0.50, (2.5, 3.2, 8.0), axle=0.495, low=0.16)
     b.body(1)
     cab = b.box((-0.48, 0.17, 0.26), (0.48, 0.84, 0.5), M.MAIN, top=(-0.46, 0.46, 0.27, 0.475))
     b.pane(cab["front"], 0.06, 0.50, 0.94, 0.88, M.GLASS)
@@ -175,22 +175,15 @@ def _load(b: Builder, load: str) -> None:
 
 
 def _tank(b: Builder) -> None:
-    """A lying cylinder, as eight flat strips with two end plates."""
-    import math
-
-    ring = [(0.5 * math.cos(math.pi * i / 5), 0.62 + 0.34 * math.sin(math.pi * i / 5)) for i in range(10)]
-    for i, (x0, y0) in enumerate(ring):
-        x1, y1 = ring[(i + 1) % 10]
-        normal = ((x0 + x1) * 0.68, (y0 + y1) / 2 - 0.62, 0.0)
-        b.polygon([(x0, y0, -0.5), (x0, y0, 0.22), (x1, y1, 0.22), (x1, y1, -0.5)], M.SECOND, normal)
-        if i in (0, 4):
-            low, high = (y0, y1) if i == 0 else (y1, y0)
-            stripe = [(x0, low, -0.3), (x0, low, 0.1), (x1, high, 0.1), (x1, high, -0.3)]
-            b.polygon(
-                stripe if i == 0 else [(x1, low, -0.3), (x1, low, 0.1), (x0, high, 0.1), (x0, high, -0.3)],
-                M.THIRD,
-                normal,
-            )
+    """A lying cylinder: ten flat strips, two of them with a label, and two end plates."""
+    ring = [(0.5 * x, 0.62 + 0.34 * y) for x, y in circle(0.0, 0.0, 1.0, 10)]
+    for i, ((x0, y0), (x1, y1)) in enumerate(zip(ring, [*ring[1:], ring[0]])):
+        normal = (0.68 * (x0 + x1), (y0 + y1) / 2 - 0.62, 0.0)
+        for back, front, material in ((-0.5, 0.22, M.SECOND), (-0.3, 0.1, M.THIRD)):
+            if material == M.SECOND or i in (0, 4):
+                b.polygon(
+                    [(x0, y0, back), (x0, y0, front), (x1, y1, front), (x1, y1, back)], material, normal
+                )
     b.polygon([(x, y, -0.5) for x, y in ring], M.METAL, (0, 0, -1))
     b.polygon([(x, y, 0.22) for x, y in ring], M.METAL, (0, 0, 1))
 

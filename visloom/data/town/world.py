@@ -1,7 +1,7 @@
 """World: the town as data sources. Sample i is a function of (seed, part, i): no file, no download, no end.
 
-    Town      pictures of single objects with a class each                          (classification)
-    Streets   whole street pictures with boxes, masks and places in space           (detection, parsing, fusion)
+Town      pictures of single objects with a class each                          (classification)
+Streets   whole street pictures with boxes, masks and places in space           (detection, parsing, fusion)
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def _check(part: str, count: int, sides: tuple[int, ...]) -> None:
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     if min(sides) < 16 or max(sides) > 2048:
-        raise ValueError(f"pictures must be 16 to 2048 pixels wide and high, got {' x '.join(map(str, sides))}")
+        raise ValueError(
+            f"pictures must be 16 to 2048 pixels wide and high, got {' x '.join(map(str, sides))}"
+        )
 
 
 class _Album:
@@ -168,7 +170,9 @@ class Streets(Source):
         )
 
     def __repr__(self) -> str:
-        return f"Streets({self.part}: {len(self):,} pictures {self.height}x{self.width}, {len(CLASSES)} classes)"
+        return (
+            f"Streets({self.part}: {len(self):,} pictures {self.height}x{self.width}, {len(CLASSES)} classes)"
+        )
 
     def _calib(self, scene: Scene) -> NDArray[np.float64]:
         camera = scene.camera

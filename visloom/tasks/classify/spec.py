@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visloom.errors import ConfigError, DataError
-from visloom.metrics import Confusion, Metric, TopK, hard_labels
+from visloom.metrics import Confusion, Metric, TopK, hard_labels, majority
 from visloom.palette import Colour, palette
 from visloom.sample import Sample, Stacked
 from visloom.tasks.classify.batch import ClassifyBatch, draw_mix
@@ -199,13 +199,20 @@ class Classify:
             np.asarray(image), int(prediction["label"]), float(prediction["score"]), known, self.classes
         )
 
+    def baseline(self, labels: Sequence[int]) -> tuple[str, float] | None:
+        """The accuracy of always answering the commonest class, and what to call it; None without labels."""
+        if not any(label >= 0 for label in labels):
+            return None
+        name, share = majority(labels, self.classes)
+        return f"always {name!r}", share
+
     # ---- what using a trained run asks
 
     def bare(self) -> Classify:
         """Return this task without pretrained weights: those of a checkpoint follow, and no network is there."""
-        fields = (
-            {f.name for f in dataclasses.fields(self.net)} if dataclasses.is_dataclass(self.net) else set()
-        )
+        if not dataclasses.is_dataclass(self.net):
+            return self
+        fields = {f.name for f in dataclasses.fields(self.net)}
         none = {"pretrained": False, "weights": ""}
         changes = {name: value for name, value in none.items() if name in fields}
         return dataclasses.replace(self, net=dataclasses.replace(self.net, **changes)) if changes else self  # type: ignore[type-var]
@@ -237,9 +244,8 @@ class Classify:
     def fit(self, module: ClassifyModule, samples: Sequence[Sample]) -> None:
         """Let the net set weights from training samples, once, before step 1 and never on resume.
 
-        The driver calls this when `needs_samples` is not 0, with that many samples (all, if there are fewer)
-        that are
-        a function of the run alone: the first of the training source, as they are stored, of one size.
+        Called where the task is built if `needs_samples` is not 0, with that many training samples (all, if there
+        are fewer), as they are stored and of one size, drawn under a key: a function of the run alone.
         """
         import torch
 
