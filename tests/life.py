@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import torch
 
 from tests.lives import OFF, Mixing
 from tests.small import Rows, Small, SmallModule, small_run
@@ -133,8 +136,29 @@ def mark(folder: str, name: str) -> bool:
 # ------------------------------------------------------------------------------------------------------- lives
 
 
-def live(out: Path, name: str, workers: int = 0, fault: str = "") -> int:
-    """Live once; returns the exit code that the command line would return."""
+MUTANTS: dict[str, tuple[str, Any]] = {
+    "the meter is forgotten": ("visloom.meter.Meter.restore", lambda self, *state: None),
+    "moments are forgotten": ("visloom.optim.Optimizers.load_state_by_name", lambda self, *state: None),
+    "data start anew": ("visloom.launch.Interruptible.open", lambda self, start=0: self.feed.open(0)),
+    "draws of the process": (
+        "tests.life.Mixing.collate",
+        lambda self, samples, key: _mixed(self, samples, os.getpid()),
+    ),
+    "dropout of the process": ("visloom.engine.count", lambda seed, step: os.getpid() + step),
+    "the best one is not named again": ("visloom.launch.Launch.name_best", lambda self: None),
+    "the log is not cut": ("visloom.logfiles.Lines.cut", lambda self, offset: None),
+}
+"""What could be forgotten: a name, the place of a function, and what stands there instead."""
+
+_mixed = Mixing.collate
+
+
+def live(out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "") -> int:
+    """Live once, with a fault armed or a mutant in place; returns the exit code of the command line."""
+    if mutant:
+        place, instead = MUTANTS[mutant]
+        owner, _, attribute = place.rpartition(".")
+        setattr(pkgutil.resolve_name(owner), attribute, instead)
     faults.arm(fault or os.environ.get("VISLOOM_FAULT", ""))
     try:
         there = sorted(out.glob("*/run.json"))
@@ -181,11 +205,11 @@ class Server:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def start(self, out: Path, name: str, workers: int = 0, fault: str = "") -> int:
+    def start(self, out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "") -> int:
         """Start a life and return its process id."""
         assert self._process.stdin is not None
         out.mkdir(parents=True, exist_ok=True)
-        order = {"out": str(out), "name": name, "workers": workers, "fault": fault}
+        order = {"out": str(out), "name": name, "workers": workers, "fault": fault, "mutant": mutant}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return self._answer()
@@ -194,9 +218,9 @@ class Server:
         """Wait for the end of the life that was started."""
         return self._answer()
 
-    def live(self, out: Path, name: str, workers: int = 0, fault: str = "") -> int:
+    def live(self, out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "") -> int:
         """Start a life and wait for its end."""
-        self.start(out, name, workers, fault)
+        self.start(out, name, workers, fault, mutant)
         return self.wait()
 
     def _answer(self) -> int:
@@ -208,6 +232,7 @@ class Server:
 
 def serve() -> None:
     """Fork a life for each order on standard input; print its process id, and then how it ended."""
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch: once, not in every life
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
@@ -217,7 +242,7 @@ def serve() -> None:
                 os.setpgid(0, 0)
                 sys.stdin.close()
                 sys.stdout = sys.stderr
-                code = live(Path(order["out"]), order["name"], order["workers"], order["fault"])
+                code = live(**{**order, "out": Path(order["out"])})
             except BaseException:
                 import traceback
 

@@ -108,6 +108,8 @@ class End:
     tensors: dict[str, str]  # file/name -> sha256 of the bytes
     data: dict[str, Any]  # everything else that a checkpoint holds: ledger, meter, offsets
     log: bytes
+    best: int | None  # step of the checkpoint that is named the best one
+    files: dict[str, bytes]  # what evaluations and non-finite steps left
 
     def differs(self, other: End) -> list[str]:
         """What is not the same, in words; [] if nothing is."""
@@ -116,6 +118,10 @@ class End:
             for name in sorted(mine.keys() | others.keys()):
                 if mine.get(name) != others.get(name):
                     found.append(f"{name}: {mine.get(name)} != {others.get(name)}")
+        if self.best != other.best:
+            found.append(f"best: {self.best} != {other.best}")
+        if self.files != other.files:
+            found.append(f"files: {self.files} != {other.files}")
         if self.log != other.log:
             found.append(f"log.jsonl:\n{self.log.decode()}\n---\n{other.log.decode()}")
         return found
@@ -132,7 +138,15 @@ def end_of(directory: Path) -> End:
         for stem, part in state.tensors.items()
         for name, t in part.items()
     }
-    return End(state.step, tensors, state.data, (Path(directory) / "log.jsonl").read_bytes())
+    directory = Path(directory)
+    return End(
+        state.step,
+        tensors,
+        state.data,
+        (directory / "log.jsonl").read_bytes(),
+        Checkpoints(directory / "checkpoints").best(),
+        {f.name: f.read_bytes() for f in (*directory.glob("evals/*.json"), *directory.glob("nonfinite.json"))},
+    )
 
 
 def rows(directory: Path, kind: str) -> list[dict[str, Any]]:

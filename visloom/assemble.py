@@ -16,7 +16,7 @@ import torch
 
 from visloom import dist
 from visloom.device import Found, find_device, prepare
-from visloom.errors import ConfigError, DataError
+from visloom.errors import ConfigError, ContractError, DataError
 from visloom.keys import fold, permutation, seed_torch
 from visloom.module import TaskModule
 from visloom.run import Run
@@ -128,7 +128,7 @@ def build_task(run: Run, train: Stream, device: torch.device) -> TaskModule:
     seed_torch(fold(run.seed, "init"))
     task = run.task.build()
     if not isinstance(task, TaskModule):
-        raise ConfigError(
+        raise ContractError(
             f"{type(run.task).__name__}.build returned {type(task).__name__}, expected a visloom.TaskModule",
             path="task",
         )

@@ -180,8 +180,8 @@ def _try_evaluation(
     check_predictions(name, predictions, len(samples))
     if list(predictions["ids"]) != list(batch.ids):
         raise ContractError(
-            f"{name}.predict: column 'ids' is {some(predictions['ids'])}, expected the batch's, in its order: "
-            f"{some(batch.ids)}",
+            f"{name}.predict: column 'ids' is {_some(predictions['ids'])}, expected the batch's, in its order: "
+            f"{_some(batch.ids)}",
             path="task",
         )
     metrics = spec.metrics()
@@ -229,7 +229,8 @@ def _try_metric(key: str, metric: Metric, predictions: Any, batch: Batch, on: st
         merged = metric.compute()
     if repr(merged) != repr(values):  # repr: NaN is NaN
         raise ContractError(
-            f"{type(metric).__name__}.merge: of the only state there is, it makes {merged}, expected {values} as before",
+            f"{type(metric).__name__}.merge: with the own state alone the values become {merged}, expected {values} as "
+            f"before",
             path="task",
         )
     return []
@@ -259,7 +260,7 @@ def _few(plan: Plan, device: torch.device, progress: Progress) -> tuple[Batch, S
     return batch, samples
 
 
-def some(ids: Sequence[Any]) -> str:
+def _some(ids: Sequence[Any]) -> str:
     """The first three of some ids, for a message."""
     return ", ".join(repr(name) for name in list(ids)[:3]) + (", ..." if len(ids) > 3 else "")
 

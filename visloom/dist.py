@@ -126,15 +126,18 @@ def mean(values: Sequence[Tensor]) -> list[Tensor]:
 def normaliser(count: Tensor) -> Tensor:
     """Return the divisor that makes a sum over this process's items a share of the global mean.
 
-    count: 0-dim number of items here. DDP averages gradients over processes, so the divisor is the mean count
-    per process: the average of `sum_r / normaliser` is then the mean over all items, not a mean of means. At
-    least 1, so that a batch without items gives zero.
+    count: 0-dim number of items here. DDP averages gradients over processes, so the divisor is the count of all,
+    at least 1, over the number of processes: the average of `sum_r / normaliser` is then the sum over all items by
+    their count, as one process computes it, and not a mean of means. A batch without items gives its plain sum.
+
+    Where no gradients are recorded it is this process's own count: an evaluation weighs each batch by its count, and
+    the last batch may have nothing for some processes, which the others would wait for.
     """
-    if world().size > 1:
-        count = count.detach().clone().float()
-        torch.distributed.all_reduce(count)
-        count = count / world().size
-    return count.clamp(min=1)
+    if world().size == 1 or not torch.is_grad_enabled():
+        return count.clamp(min=1)
+    total = count.detach().clone().float()
+    torch.distributed.all_reduce(total)
+    return total.clamp(min=1) / world().size
 
 
 @dataclass

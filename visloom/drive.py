@@ -315,6 +315,8 @@ def _restore(launch: Launch, source: RunDir, step: int | None, *, resumed: bool)
     dist.barrier()
     if resumed and step is not None and launch.world.first:
         launch.checkpoints.drop_after(step)
+    if resumed:
+        launch.name_best()
 
 
 def _record(

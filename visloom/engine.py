@@ -112,9 +112,9 @@ class Engine:
         self.seed = fold(seed, "step")
         self.skipped: set[int] = set()  # steps that are passed over, by rollback
         self.device = next(task.parameters()).device
+        self.average = Average(task, how.ema) if how.ema else None  # freezes a teacher, before the wrapping
         self.wrapped = dist.wrap(task, how, self.device)
         self.autocast, self.scaler = precision(how, self.device)
-        self.average = Average(task, how.ema) if how.ema else None
         self.progress = Progress(
             torch.zeros((), device=self.device), torch.full((), float(total), device=self.device)
         )

@@ -119,8 +119,9 @@ def run_evaluation(
 
 def _accumulate(sums: dict[str, Tensor], found: Losses, weight: Tensor | None) -> Tensor:
     count = found.count.double() if found.count.device.type != "mps" else found.count.float()
+    share = count.where(count > 0, 1)  # a batch without items gives its plain sum, as `dist.normaliser` does
     for name, value in found.terms.items():
-        term = value.detach().to(count.dtype) * count
+        term = value.detach().to(count.dtype) * share
         sums[name] = sums[name] + term if name in sums else term
     return count if weight is None else weight + count
 

@@ -353,6 +353,19 @@ class Launch:
         dist.barrier()
         self._saved = self.step
 
+    def name_best(self) -> None:
+        """Name the best checkpoint again: the run may have been stopped between saving and naming it."""
+        best, known = self.ledger.best_step, self.checkpoints
+        if (
+            not self.world.first
+            or not self.run.save.best
+            or best == known.best()
+            or best not in known.steps()
+        ):
+            return
+        if not known.verify(best):
+            known.mark_best(best)
+
     def _write_evaluation(self, name: str, result: Evaluation) -> None:
         """Write evals/<name>.json, and pictures of the worst and best samples, for the report."""
         folder = self.directory.path / "evals"

@@ -98,7 +98,8 @@ def open_saved(
     found = _device(run, device, say)
     prepare(run.how, run.host)
     spec = _views(run.task, tta)
-    task = _bare(spec).build()
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
+        task = _bare(spec).build()
     load_weights(task, tensors, extra)
     task = task.to(found).eval()
     if run.how.channels_last:

@@ -110,11 +110,12 @@ class Stream(Cached):
 
     def check_world(self, world: int, accumulate: int = 1) -> None:
         """Raise ConfigError if a part of the batch cannot be divided among processes and micro-batches."""
-        first = self.tickets(0)
-        for length in first.parts:
+        last = self.steps_per_epoch - 1
+        for step, length in ((step, length) for step in (0, last) for length in self.tickets(step).parts):
             if length % (world * accumulate):
+                which = "the" if step == 0 else "the epoch's last"
                 raise ConfigError(
-                    f"a part of the batch has {length} samples, which {world} process(es) x {accumulate} "
+                    f"a part of {which} batch has {length} samples, which {world} process(es) x {accumulate} "
                     f"micro-batch(es) do not divide; choose a batch that is a multiple of {world * accumulate}",
                     path="train",
                 )

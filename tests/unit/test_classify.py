@@ -507,5 +507,7 @@ def test_the_module_compiles_to_one_graph_and_answers_the_same() -> None:
     expected = module(batch)
     compiled = torch.compile(module, backend="eager", fullgraph=True, dynamic=False)
     found = compiled(batch)
-    assert found.terms["cross_entropy"].item() == pytest.approx(expected.terms["cross_entropy"].item(), rel=1e-6)
+    assert found.terms["cross_entropy"].item() == pytest.approx(
+        expected.terms["cross_entropy"].item(), rel=1e-6
+    )
     assert found.logs["accuracy"].item() == pytest.approx(expected.logs["accuracy"].item())

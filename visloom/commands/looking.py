@@ -153,7 +153,7 @@ def inspect_data(args: Namespace) -> int:
             for report in reports:
                 _tell_source(screen, report)
         screen.line([("pictures", "bold")])
-        speaking.rows(screen, [(name, str(file)) for name, file in found.sheets.items()])
+        speaking.rows(screen, list(found.sheets.items()), wrap=False)
         if found.sound:
             screen.line([("everything can be read", "good")])
         else:
@@ -209,5 +209,5 @@ def new(args: Namespace) -> int:
             ("look", f"visloom inspect-data {made.file}"),
             ("train", f"visloom train {made.file}"),
         ]
-        speaking.rows(screen, pairs, indent=0)
+        speaking.rows(screen, pairs, indent=0, wrap=False)
     return 0

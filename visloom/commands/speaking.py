@@ -21,12 +21,13 @@ def opened() -> Iterator[Screen]:
         screen.close()
 
 
-def rows(screen: Screen, pairs: Sequence[tuple[str, object]], indent: int = 2) -> None:
-    """Write (name, value) rows, names aligned, values wrapped."""
+def rows(screen: Screen, pairs: Sequence[tuple[str, object]], indent: int = 2, *, wrap: bool = True) -> None:
+    """Write (name, value) rows, names aligned. wrap=False keeps commands and paths whole, to be copied."""
     names = max((words.width(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         head = " " * indent + name.ljust(names) + "  "
-        for place, part in enumerate(wrapped(str(value), screen.width - len(head))):
+        parts = wrapped(str(value), screen.width - len(head)) if wrap else [safe(value)]
+        for place, part in enumerate(parts):
             screen.line([(head if place == 0 else " " * len(head), "dim"), (part, "")])
 
 

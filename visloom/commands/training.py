@@ -153,7 +153,9 @@ def demo(args: Namespace) -> int:
     for system in systems:
         if system not in DEMOS:
             near = did_you_mean(nearest(system, DEMOS))
-            raise UsageError(f"there is no demo of {system!r}; there is {one_of(DEMOS, 'and')}\n  {near}".rstrip())
+            raise UsageError(
+                f"there is no demo of {system!r}; there is {one_of(DEMOS, 'and')}\n  {near}".rstrip()
+            )
     for system in systems:
         _demo_one(args, system)
     return 0

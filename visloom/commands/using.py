@@ -109,7 +109,7 @@ def predict(args: Namespace) -> int:
         if shown:
             more = f", the first {shown:,} (more with --pictures N)" if shown < len(good) else ""
             pairs.append(("pictures", f"{Path(args.out) / 'pictures'}{more}"))
-        speaking.rows(screen, pairs)
+        speaking.rows(screen, pairs, wrap=False)
         if made.failed:
             screen.line([(f"{len(made.failed):,} could not be predicted:", "warn")])
             for row in made.failed[:_LISTED]:

@@ -1,9 +1,9 @@
 """The embedded town: ten kinds of things in a street, drawn on the fly. No data set, no download.
 
-    visloom train town                  1 minute on 2 cores; always answering "car" is right 20 % of the time
+    visloom train town                  96 % accuracy in 50 CPU-seconds, the drawing of 5,000 pictures included
     visloom train town:large            three times the pictures and epochs
 
-A linear model on the pixels stays below 60 %; benchmarks/town_baselines.py measures both.
+Always answering "car" is right 20 % of the time, a linear model on the pixels 56 %: benchmarks/town_baselines.py.
 """
 
 from __future__ import annotations

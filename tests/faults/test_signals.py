@@ -1,0 +1,178 @@
+"""Signals: whatever a run is at, one leads to a checkpoint of the last whole step, exit code 75, and the same end.
+
+A server process forks a life for each test (`tests/life.py`), so that the signals are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.life import Server
+from tests.lives import end_of, only
+from visloom.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+MEMORY = Path("/dev/shm")
+SIGNALS = ["SIGTERM", "SIGUSR1", "SIGINT"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as served:
+        yield served
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def references(server) -> Iterator[dict]:
+    """How each kind of run ends when nothing interrupts it; the marks make it pass its obstacles."""
+    ends = {}
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        for name in ("slow", "long_evaluation", "stalled"):
+            out = Path(folder, name)
+            out.mkdir()
+            for kind in ("evaluation", "data"):
+                (out / f"{kind}.mark").write_text("")
+            assert server.live(out, name) == 0
+            ends[name] = end_of(only(out))
+        yield ends
+
+
+def wait_for(file: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < end, f"{file.name} did not come"
+        time.sleep(0.005)
+
+
+def latest(out: Path) -> int:
+    step = Checkpoints(only(out) / "checkpoints").latest()
+    assert step is not None
+    return step
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_in_a_step(server, place, references, name):
+    pid = server.start(place, "slow")
+    wait_for(place / "step.mark")
+    sent = time.monotonic()
+    os.kill(pid, getattr(signal, name))
+    assert server.wait() == 75
+    assert time.monotonic() - sent < 20
+    assert (place / "error.txt").read_text().startswith(f"Preempted: {name} received: saved at step ")
+    assert latest(place) in (3, 4)  # the step that was under way, or the next if the mark was seen late
+    assert server.live(place, "slow") == 0
+    assert not end_of(only(place)).differs(references["slow"])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_in_an_evaluation(server, place, references, name):
+    pid = server.start(place, "long_evaluation")
+    wait_for(place / "evaluation.mark")
+    os.kill(pid, getattr(signal, name))
+    assert server.wait() == 75
+    assert latest(place) == 6
+    assert server.live(place, "long_evaluation") == 0
+    assert not end_of(only(place)).differs(references["long_evaluation"])
+
+
+@pytest.mark.parametrize(("name", "workers"), [("SIGTERM", 0), ("SIGTERM", 2), ("SIGUSR1", 2), ("SIGINT", 2)])
+def test_while_data_do_not_come(server, place, references, name, workers):
+    pid = server.start(place, "stalled", workers)
+    wait_for(place / "data.mark")
+    time.sleep(0.3)  # the other worker goes on for a while, and the run with it
+    sent = time.monotonic()
+    os.kill(pid, getattr(signal, name))
+    assert server.wait() == 75
+    assert time.monotonic() - sent < 20
+    assert latest(place) == 2  # sample 21 is in the third step
+    assert server.live(place, "stalled", 2 - workers) == 0
+    assert not end_of(only(place)).differs(references["stalled"])
+
+
+def test_to_the_whole_group_as_schedulers_send_it(server, place, references):
+    # the data workers obeyed, and the run failed for their death before it had saved
+    pid = server.start(place, "stalled", 2)
+    wait_for(place / "data.mark")
+    worker = int((place / "data.mark").read_text())
+    assert worker != pid
+    os.killpg(pid, signal.SIGTERM)
+    assert server.wait() == 75
+    assert server.live(place, "stalled", 2) == 0
+    assert not end_of(only(place)).differs(references["stalled"])
+    assert gone(worker)  # the one that hung was not left behind
+
+
+def gone(pid: int) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_second_ctrl_c_leaves_at_once(server, place, references):
+    # the checkpoint that the first one asks for takes a minute
+    pid = server.start(place, "slow", fault="slow-write:10")
+    wait_for(place / "step.mark")
+    os.kill(pid, signal.SIGINT)
+    end = time.monotonic() + 60
+    while not list(place.glob("*/checkpoints/.tmp-*")):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    sent = time.monotonic()
+    os.kill(pid, signal.SIGINT)
+    assert server.wait() == 130
+    assert time.monotonic() - sent < 20
+    assert Checkpoints(only(place) / "checkpoints").load() is None  # half of one does not count
+    assert server.live(place, "slow") == 0
+    assert not end_of(only(place)).differs(references["slow"])
+
+
+def test_a_signal_before_the_first_step_is_not_lost(server, place, references):
+    pid = server.start(place, "slow")
+    wait_for_run(place)
+    os.kill(pid, signal.SIGTERM)
+    assert server.wait() == 75
+    assert server.live(place, "slow") == 0
+    assert not end_of(only(place)).differs(references["slow"])
+
+
+def wait_for_run(out: Path) -> None:
+    end = time.monotonic() + 60
+    while not list(out.glob("*/run.json")):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_the_exit_code_of_a_process_of_its_own(place):
+    """No server: an interpreter from its start, and SIGTERM while it trains."""
+    import subprocess
+
+    from tests.life import ROOT
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.life", str(place), "slow"], cwd=ROOT, env=environment
+    )
+    wait_for(place / "step.mark", 120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert json.loads((only(place) / "run.json").read_text())["name"] == "small"
