@@ -2,8 +2,9 @@
 
     visloom train examples/own_loop.py
 
-Anything you want every N steps is a statement in the body of the `for`. Run directory, resume, signals, logging and
-the report stay as they are.
+`turns(launch)` trains, logs, saves and evaluates as the run says, and hands back each step: anything you want every N
+steps is a statement in the body of the `for`. To change the rest as well, copy the body of `turns` from
+visloom/drive.py. Run directory, resume, signals, logging and the report stay as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 
 from own_model import own_model
 
-from visloom import Run, change, due
+from visloom import Run, change, due, turns
 from visloom.launch import Launch
 
 
@@ -22,20 +23,10 @@ def own_loop() -> Run:
 
 
 def drive(launch: Launch) -> None:
-    """The canonical loop of visloom/drive.py, and one thing more."""
-    for name in launch.catch_up():
-        launch.evaluate(name)
-    for step in launch.engine.steps():
-        launch.after(step)
-        if due(10, step.index, launch.plans.total):  # every 10 steps, and at the end
-            norms = {
-                name: float(p.detach().norm()) for name, p in launch.task.named_parameters() if p.ndim > 1
-            }
+    """Write the norm of every weight matrix to a file, every ten steps and at the end."""
+    for step in turns(launch):
+        if due(10, step.index, launch.plans.total):
+            matrices = {name: p.detach() for name, p in launch.task.named_parameters() if p.ndim > 1}
+            norms = {name: float(p.norm()) for name, p in matrices.items()}
             with (launch.directory.path / "norms.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step.index, **norms}) + "\n")
-        if launch.log_due(step.index):
-            launch.log(step)
-        if launch.save_due(step.index):
-            launch.save()
-        for name in launch.evals_due(step.index):
-            launch.evaluate(name)

@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import queue
+import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -25,7 +28,7 @@ import torch
 from tests.lives import OFF, Mixing
 from tests.small import Rows, Small, SmallModule, small_run
 from tests.worlds import Jitter, Numbers
-from visloom import faults
+from visloom import change, faults
 from visloom.drive import resume, train
 from visloom.errors import VisloomError
 from visloom.run import Ema, Eval, Host, How, Run, Save
@@ -60,6 +63,11 @@ def full(out: Path, workers: int) -> Run:
     )
 
 
+def unhurried(out: Path, workers: int) -> Run:
+    """The same at leisure: time does not change how it ends."""
+    return change(full(out, workers), {"task": Mixing(sleep=0.05)})
+
+
 def slow(out: Path, workers: int) -> Run:
     """Steps that take a while, and tell when they have begun."""
     return small_run(out, task=Telltale(marks=str(out), sleep=0.1), host=_host(out, workers))
@@ -80,6 +88,27 @@ def stalled(out: Path, workers: int) -> Run:
         how=how,
         host=_host(out, workers),
     )
+
+
+def pair(out: Path, workers: int) -> Run:
+    """For two processes: an evaluation whose last batch has nothing for the second one, and the ids that each reads."""
+    val = Eval(
+        stream=Ordered(source=Numbers(size=17), batch=8), every=Steps(5), monitor=Monitor("min", "loss")
+    )
+    how = How(precision="fp32", accumulate=2, ema=Ema(decay=0.9))
+    return small_run(
+        out, task=Recording(marks=str(out)), evals={"val": val}, how=how, host=_host(out, workers)
+    )
+
+
+def broken_pair(out: Path, workers: int) -> Run:
+    """For two processes, one of which meets a loss that is not finite, with a scaler."""
+    return small_run(out, task=Recording(marks=str(out), poison=("n9",)), how=How(precision="fp16"))
+
+
+def odd_batch(out: Path, workers: int) -> Run:
+    """For two processes: a batch that they cannot divide."""
+    return small_run(out, train=Shuffled(source=Numbers(size=50), batch=7))
 
 
 def _host(out: Path, workers: int) -> Host:
@@ -111,6 +140,27 @@ class TelltaleModule(SmallModule):
         if first:
             time.sleep(120)
         return super().predict(batch)
+
+
+@dataclass(frozen=True)
+class Recording(Small):
+    """Writes what each process trains on."""
+
+    marks: str = ""
+
+    def build(self) -> Any:
+        return RecordingModule(self)
+
+
+class RecordingModule(SmallModule):
+    spec: Recording
+
+    def forward(self, batch: Batch) -> Losses:
+        if self.training and batch.progress is not None:
+            rank = os.environ.get("RANK", "0")
+            with Path(self.spec.marks, f"ids-{rank}.txt").open("a") as file:
+                file.write(f"{int(batch.progress.step)} {' '.join(batch.ids)}\n")
+        return super().forward(batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,14 +210,17 @@ def live(out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = 
         owner, _, attribute = place.rpartition(".")
         setattr(pkgutil.resolve_name(owner), attribute, instead)
     faults.arm(fault or os.environ.get("VISLOOM_FAULT", ""))
+    rank = os.environ.get("RANK", "")
     try:
         there = sorted(out.glob("*/run.json"))
         if there:
-            resume(there[-1].parent, {"host.workers": workers}, told=OFF, trust=True)
+            report = resume(there[-1].parent, {"host.workers": workers}, told=OFF, trust=True)
         else:
-            train(globals()[name](out, workers), told=OFF)
+            report = train(globals()[name](out, workers), told=OFF)
+        if rank:
+            torch.save({"state": report.task.state_dict(), "values": report.values}, out / f"end-{rank}.pt")
     except VisloomError as error:
-        (out / "error.txt").write_text(f"{type(error).__name__}: {error}")
+        (out / f"error{rank}.txt").write_text(f"{type(error).__name__}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -191,67 +244,87 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
+    def __exit__(self, *error: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.kill()
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._reader.join()
+        self._process.stdout.close()
 
-    def start(self, out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "") -> int:
-        """Start a life and return its process id."""
+    def start(
+        self, out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "", world: int = 1
+    ) -> list[int]:
+        """Start a life, in `world` processes, and return their process ids."""
         assert self._process.stdin is not None
         out.mkdir(parents=True, exist_ok=True)
         order = {"out": str(out), "name": name, "workers": workers, "fault": fault, "mutant": mutant}
-        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.write(json.dumps({"world": world, "order": order}) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
-    def wait(self) -> int:
-        """Wait for the end of the life that was started."""
+    def wait(self) -> list[int]:
+        """Wait for the end of the life that was started; returns how each process ended."""
         return self._answer()
 
     def live(self, out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "") -> int:
-        """Start a life and wait for its end."""
+        """Live in one process, to the end; returns how it ended."""
         self.start(out, name, workers, fault, mutant)
-        return self.wait()
+        return self.wait()[0]
 
-    def _answer(self) -> int:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+    def _answer(self) -> list[int]:
+        line = self._lines.get(timeout=300)
         assert line, "the server has ended"
-        return int(line)
+        return [int(word) for word in line.split()]
 
 
 def serve() -> None:
-    """Fork a life for each order on standard input; print its process id, and then how it ended."""
+    """Fork a life for each order on standard input; print its process ids, and then how they ended."""
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch: once, not in every life
     for line in sys.stdin:
-        order = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.setpgid(0, 0)
-                sys.stdin.close()
-                sys.stdout = sys.stderr
-                code = live(**{**order, "out": Path(order["out"])})
-            except BaseException:
-                import traceback
+        asked = json.loads(line)
+        world, port = asked["world"], _free_port()
+        pids = [_fork(asked["order"], rank, world, port) for rank in range(world)]
+        print(*pids, flush=True)
+        print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids), flush=True)
 
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+
+def _fork(order: dict[str, Any], rank: int, world: int, port: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        sys.stdin.close()
+        sys.stdout = sys.stderr
+        if world > 1:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+            os.environ |= {**{name: str(value) for name, value in names.items()}, "MASTER_ADDR": "127.0.0.1"}
+        code = live(**{**order, "out": Path(order["out"])})
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _PUBLIC = {
     "TaskSpec": "task", "TaskModule": "module", "Metric": "metrics", "Losses": "task", "Batch": "task",
     "Engine": "engine", "Step": "engine", "due": "units",
     "change": "config", "load": "config", "dump": "config", "diff": "config",
-    "train": "drive", "resume": "drive", "branch": "drive", "evaluate": "saved", "predict": "prediction",
+    "turns": "drive", "train": "drive", "resume": "drive", "branch": "drive", "evaluate": "saved", "predict": "prediction",
     "fold": "keys",
 }  # fmt: skip
 

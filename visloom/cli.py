@@ -332,16 +332,36 @@ def _guarded(words: Sequence[str]) -> tuple[int, str]:
 
 
 def tell(message: str) -> None:
-    """Write a message to standard error; the first word of an error in red where that can be shown."""
+    """Write a message to standard error; on a terminal it is wrapped, and its first word is red."""
     from visloom.console import Plain
 
-    lines = [safe(line) for line in message.splitlines()]
-    head, colon, rest = lines[0].partition(":")
-    if colon and head in ("error", "stopped") and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        lines[0] = f"\x1b[1;31m{head}:\x1b[0m{rest}"
+    terminal = sys.stderr.isatty()
     screen = Plain(sys.stderr)
-    for line in lines:
-        screen.line([(line, "")])
+    plain = True  # a traceback stays as it is
+    for line in map(safe, message.splitlines()):
+        head, colon, _ = line.partition(":")
+        plain = plain and not (colon and head in ("error", "stopped"))
+        for number, part in enumerate([line] if plain or not terminal else _wrapped(line)):
+            if (
+                number == 0
+                and terminal
+                and part.startswith(("error:", "stopped:"))
+                and not os.environ.get("NO_COLOR")
+            ):
+                part = f"\x1b[1;31m{head}:\x1b[0m{part[len(head) + 1 :]}"
+            screen.line([(part, "")])
+
+
+def _wrapped(line: str) -> list[str]:
+    """Wrap a line for the terminal; further lines are indented like it, or by two."""
+    import shutil
+    import textwrap
+
+    indent = " " * max(2, len(line) - len(line.lstrip()))
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
 
 
 def unexpected(error: Exception) -> str:

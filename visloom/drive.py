@@ -1,6 +1,6 @@
 """Drive: the canonical training loop, and the three ways into it: train, resume, branch.
 
-`drive` is the loop, meant to be read. A recipe file may define its own `drive(launch)`: it gets the opened run and
+`turns` is the loop, meant to be read. A recipe file may define its own `drive(launch)`: it gets the opened run and
 keeps directory, resume, logging, signals and the report.
 """
 
@@ -20,7 +20,7 @@ from visloom.assemble import Parts, Plans, assemble
 from visloom.checkpoint import Checkpoints
 from visloom.config import apply, change, diff, dump, load
 from visloom.durable import remove_tree, write_json
-from visloom.engine import resolve_precision
+from visloom.engine import Step, resolve_precision
 from visloom.errors import CheckpointError, ConfigError, Preempted
 from visloom.launch import Launch
 from visloom.loader import start_method
@@ -64,10 +64,11 @@ class Telling:
 Drive = Callable[[Launch], None]
 
 
-def drive(launch: Launch) -> None:
+def turns(launch: Launch) -> Iterator[Step]:
     """The canonical loop: one optimizer update per turn, everything else is a statement in its body.
 
-    A save comes before an evaluation of the same step, so that a crash in the evaluation costs nothing.
+    Yields each step when all that was due is done, for a loop of one's own around it. A save comes before an
+    evaluation of the same step, so that a crash in the evaluation costs nothing.
     """
     for name in launch.catch_up():
         launch.evaluate(name)
@@ -82,8 +83,15 @@ def drive(launch: Launch) -> None:
                 launch.save()
             for name in launch.evals_due(step.index):
                 launch.evaluate(name)
+            yield step
             if launch.over():
                 break
+
+
+def drive(launch: Launch) -> None:
+    """Run the canonical loop to its end."""
+    for _ in turns(launch):
+        pass
 
 
 def train(

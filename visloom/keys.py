@@ -120,7 +120,7 @@ def seed_torch(key: int) -> None:
 
     seed = key & 0x7FFF_FFFF_FFFF_FFFF
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for cuda in torch.cuda.default_generators:
             cuda.manual_seed(seed)
     if torch.backends.mps.is_available():  # pragma: no cover - needs a Mac

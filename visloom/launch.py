@@ -345,10 +345,10 @@ class Launch:
         return monitor, False
 
     def _keep_best(self) -> None:
+        state = None if self._saved == self.step else self.state()
         if self.world.first:
-            self.checkpoints.join()
-            if self._saved != self.step:
-                self.checkpoints.save(self.state(), wait=True)
+            if state is not None:
+                self.checkpoints.save(state, wait=True)
             self.checkpoints.mark_best(self.step)
         dist.barrier()
         self._saved = self.step

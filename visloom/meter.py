@@ -71,21 +71,33 @@ class Meter:
         return means
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the sums (tensors) and the counts (JSON)."""
-        tensors = {f"sum/{name}": value for name, value in self._sums.items()}
-        tensors |= {f"skipped/{name}": value for name, value in self._skipped.items()}
+        """Return the sums of all processes (tensors) and the counts (JSON); all processes call it."""
+        own = {f"sum/{name}": value for name, value in self._sums.items()}
+        own |= {f"skipped/{name}": value for name, value in self._skipped.items()}
+        if dist.world().size > 1:
+            own = {name: value.cpu() for name, value in own.items()}
+        everyone = dist.gather(own)
+        tensors = {
+            f"{rank}/{name}": value for rank, part in enumerate(everyone) for name, value in part.items()
+        }
         return tensors, {
+            "world": len(everyone),
             "counts": dict(self._counts),
             "epoch": {k: list(v) for k, v in self._epoch.items()},
         }
 
     def restore(self, tensors: dict[str, Tensor], data: dict[str, Any], device: torch.device) -> None:
-        """Continue from a state."""
-        for kind, into in (("sum/", self._sums), ("skipped/", self._skipped)):
-            into.clear()
-            into |= {
-                n.removeprefix(kind): v.to(device).clone() for n, v in tensors.items() if n.startswith(kind)
-            }
+        """Continue from a state; at another number of processes each goes on with the mean of all."""
+        world, here = int(data.get("world", 1)), dist.world()
+        ranks = [here.rank] if world == here.size else list(range(world))
+        self._sums.clear()
+        self._skipped.clear()
+        for full, value in tensors.items():
+            rank, kind, name = full.split("/", 2)
+            if int(rank) in ranks:
+                into = self._sums if kind == "sum" else self._skipped
+                share = value.to(device) / len(ranks)
+                into[name] = into[name] + share if name in into else share
         self._counts = dict(data.get("counts", {}))
         self._epoch = {name: list(value) for name, value in data.get("epoch", {}).items()}
 

@@ -32,6 +32,7 @@ Loop = Callable[["Launch"], None]
 
 _log = logging.getLogger("visloom")
 _NOTE = "origin.json"
+_MOST_FILES = 500  # of the modules beside a recipe
 
 
 @dataclass(frozen=True)
@@ -139,16 +140,37 @@ def _is_message(error: Exception) -> bool:
 
 def _keep(directory: RunDir, files: Sequence[Path], own: bool) -> None:
     directory.recipe.mkdir(exist_ok=True)
-    for file in files:
-        copy = directory.recipe / file.name
-        if copy.resolve() != file and not (copy.exists() and _sha256(copy) == _sha256(file)):
-            shutil.copyfile(file, copy)
     code = next((file for file in files if file.suffix.lower() == ".py"), None)
+    beside = [] if code is None else imported_from(code.parent)
+    for file, name in [*((file, Path(file.name)) for file in files), *beside]:
+        copy = directory.recipe / name
+        if copy.resolve() != file and not (copy.exists() and _sha256(copy) == _sha256(file)):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
     note = {
         "files": [str(file) for file in files],
         "code": None if code is None else {"file": str(code), "sha256": _sha256(code), "drive": own},
     }
     write_json(directory.recipe / _NOTE, note)
+
+
+def imported_from(folder: Path) -> list[tuple[Path, Path]]:
+    """Return the Python files below a folder that are imported now, with their paths relative to it.
+
+    Those are the modules beside a recipe that it uses. An environment that lies in the folder does not count.
+    """
+    found = []
+    for module in list(sys.modules.values()):
+        file = Path(getattr(module, "__file__", None) or "")
+        if file.suffix != ".py" or module.__name__ == "__main__" or not file.is_absolute():
+            continue
+        file = file.resolve()
+        if folder not in file.parents:
+            continue
+        name = file.relative_to(folder)
+        if module.__name__ in (".".join(name.with_suffix("").parts), ".".join(name.parent.parts)):
+            found.append((file, name))
+    return found[:_MOST_FILES]
 
 
 def _sha256(file: Path) -> str:

@@ -293,7 +293,7 @@ def _row(item: _Item, saved: Saved) -> dict[str, Any]:
     for name, value in item.prediction.items():
         plain = value.numpy() if hasattr(value, "numpy") else value
         row[name] = plain.item() if getattr(plain, "ndim", None) == 0 else plain
-        if name == "label" and isinstance(row[name], int):
+        if name == "label" and isinstance(row[name], int) and saved.spec.classes:
             row["class"] = saved.spec.classes[row[name]]
     return row
 
@@ -310,7 +310,9 @@ class _Sheet:
         self._part = folder / f".predictions.csv.tmp-{os.getpid()}"
         self._file: TextIO | None = None
         self._writer: Any = None
-        self._chances = False
+        self._waiting: list[Mapping[str, Any]] = []  # rows before the first prediction
+        self._names: list[str] = []
+        self._chances: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, saved: Saved) -> _Sheet:
@@ -335,20 +337,26 @@ class _Sheet:
         self._part.unlink(missing_ok=True)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Write one picture's line."""
+        """Write one picture's line. The first prediction decides which columns there are."""
+        if self._writer is None and "error" in row:
+            self._waiting.append(row)
+            return
         if self._writer is None:
-            names = [f"p({name})" for name in self.classes]
+            self._names = [name for name, value in row.items() if name not in _ENDS and np.ndim(value) == 0]
+            chances = row.get("probabilities", ())
+            self._chances = self.classes if np.shape(chances) == (len(self.classes),) else ()
             self._writer = csv.writer(self._file)  # type: ignore[arg-type]
-            self._writer.writerow(["file", "label", "class", "score", *map(_cell, names), "picture", "error"])
-        chances = row.get("probabilities")
-        shown = [f"{p:.6f}" for p in chances] if chances is not None else [""] * len(self.classes)
-        score = f"{row['score']:.6f}" if "score" in row else ""
-        self._writer.writerow(
-            [
-                _file_cell(row["file"]), row.get("label", ""), _cell(str(row.get("class", ""))), score, *shown,
-                row.get("picture", ""), _cell(str(row.get("error", ""))),
-            ]
-        )  # fmt: skip
+            columns = [*self._names, *(f"p({name})" for name in self._chances)]
+            self._writer.writerow(["file", *map(_cell, columns), "picture", "error"])
+            for earlier in self._waiting:
+                self._write(earlier)
+        self._write(row)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        values = [_shown(row.get(name, "")) for name in self._names]
+        chances = row.get("probabilities", [""] * len(self._chances)) if self._chances else ()
+        line = [*values, *map(_shown, chances), row.get("picture", ""), _cell(str(row.get("error", "")))]
+        self._writer.writerow([_file_cell(row["file"]), *line])
 
     def draw(self, item: _Item, saved: Saved) -> str:
         """Draw one prediction; returns the file, relative to the table."""
@@ -363,6 +371,16 @@ class _Sheet:
         self._file.close()
         os.replace(self._part, self.final)
         return self.final
+
+
+_ENDS = ("file", "picture", "error")
+
+
+def _shown(value: Any) -> Any:
+    """Write one value: six digits for a fraction, texts so that they stay texts."""
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.6f}"
+    return _cell(value) if isinstance(value, str) else value
 
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 OVERFIT_STEPS = 300
 """Updates of `--overfit`, unless a length is given."""
 
+OVERFIT_EPOCH = 50
+"""Updates that `--overfit` calls an epoch: a turn through a handful of samples says nothing."""
+
 _REHEARSED = 2  # steps, and batches of each evaluation
 
 
@@ -48,7 +51,8 @@ def limited(run: Run, count: int) -> Run:
 def overfit(run: Run, count: int, given: Collection[str] = ()) -> Run:
     """Return a run that learns `count` samples by heart and is evaluated on these.
 
-    The learning rate is constant and the length OVERFIT_STEPS; augmentations are those of the first evaluation.
+    The learning rate is constant, the length OVERFIT_STEPS and an epoch OVERFIT_EPOCH; augmentations are those of
+    the first evaluation.
 
     given: first words of the settings that the user gave (length, schedule, evals, ...): they stay.
     """
@@ -59,13 +63,14 @@ def overfit(run: Run, count: int, given: Collection[str] = ()) -> Run:
         _cut(run.train, count, run),
         lambda v: replace(v, transform=plain) if isinstance(v, Shuffled) else v,
     )
+    train = replace(train, epoch=OVERFIT_EPOCH)
     source = train.leaves()[0].source
     evals = {}
     for name, each in run.evals.items():
         stream = each.stream
         if isinstance(stream, Ordered):
             stream = replace(stream, source=source)
-        every = each.every if "evals" in given else Steps(50)
+        every = each.every if "evals" in given else Steps(OVERFIT_EPOCH)
         evals[name] = replace(each, stream=stream, every=every, patience=0)
     changes: dict[str, Any] = {"train": train, "evals": evals}
     if "length" not in given:

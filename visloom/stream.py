@@ -111,7 +111,8 @@ class Stream(Cached):
     def check_world(self, world: int, accumulate: int = 1) -> None:
         """Raise ConfigError if a part of the batch cannot be divided among processes and micro-batches."""
         last = self.steps_per_epoch - 1
-        for step, length in ((step, length) for step in (0, last) for length in self.tickets(step).parts):
+        lengths = [(at, length) for at in (0, last) for length in self.tickets(at).parts]
+        for step, length in lengths:
             if length % (world * accumulate):
                 which = "the" if step == 0 else "the epoch's last"
                 raise ConfigError(
@@ -396,11 +397,11 @@ _BLOCK = 1 << 16
 
 
 @lru_cache(maxsize=64)
-def _block(key: int, share: tuple[float, ...], block: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+def _block(key: int, share: tuple[float, ...], block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draws number block * _BLOCK ... of a mixture, and how often each part was drawn up to the end of the block."""
     numbers = np.arange(block * _BLOCK, (block + 1) * _BLOCK)
     which = np.searchsorted(np.asarray(share), uniforms(fold_array(key, numbers), 1)[:, 0], side="right")
-    which = np.minimum(which, len(share) - 1).astype(np.int16)
+    which = np.minimum(which, len(share) - 1).astype(np.int64)
     return which, np.bincount(which, minlength=len(share)).astype(np.int64)
 
 
@@ -414,7 +415,7 @@ def _before(key: int, share: tuple[float, ...], block: int) -> NDArray[np.int64]
 
 def _draws(
     key: int, share: tuple[float, ...], step: int, size: int
-) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The sources of draws step*size ... and how often each was drawn before them.
 
     Counter-based: nothing is remembered but a cache. One million draws are counted again in under 0.1 s.

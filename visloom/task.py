@@ -32,7 +32,7 @@ class Losses(NamedTuple):
 
     terms: dict[str, Tensor]
     logs: dict[str, Tensor]
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # tuple has a method of that name
 
 
 class Progress(NamedTuple):

@@ -22,7 +22,7 @@ class Ticket(NamedTuple):
     """One sample of a batch: which source (leaf of the stream), which index in it, and its random key."""
 
     source: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of that name
     key: int
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 
 import visloom
+from tests.small import Small
 from tests.tiny import CLASSES, make_recipe
 from visloom.checkpoint import Checkpoints
 from visloom.cli import main
 from visloom.config import load
 from visloom.errors import CheckpointError, DataError
 from visloom.log import read
-from visloom.prediction import predict
+from visloom.prediction import _Sheet, predict
 from visloom.saved import open_saved
 
 
@@ -176,6 +178,17 @@ def test_predict_answers_as_the_evaluation_did(run, world, tmp_path):
         assert float(row["score"]) == max(chances) and CLASSES[int(row["label"])] == row["class"]
         with Image.open(out / row["picture"]) as picture:
             assert picture.width >= 192
+
+
+def test_the_table_has_the_columns_that_a_task_predicts(tmp_path):
+    with _Sheet.open(tmp_path, SimpleNamespace(spec=Small())) as sheet:
+        sheet.add({"file": "a.png", "error": "unreadable"})
+        sheet.add({"file": "=b.png", "height": 0.5, "boxes": [[1, 2]], "name": "=x"})
+        sheet.keep()
+    assert table(tmp_path) == [
+        {"file": "a.png", "height": "", "name": "", "picture": "", "error": "unreadable"},
+        {"file": "./=b.png", "height": "0.500000", "name": "'=x", "picture": "", "error": ""},
+    ]
 
 
 def test_predict_needs_neither_the_data_nor_the_place(run, world, tmp_path):

@@ -67,11 +67,11 @@ def latest(out: Path) -> int:
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_in_a_step(server, place, references, name):
-    pid = server.start(place, "slow")
+    (pid,) = server.start(place, "slow")
     wait_for(place / "step.mark")
     sent = time.monotonic()
     os.kill(pid, getattr(signal, name))
-    assert server.wait() == 75
+    assert server.wait() == [75]
     assert time.monotonic() - sent < 20
     assert (place / "error.txt").read_text().startswith(f"Preempted: {name} received: saved at step ")
     assert latest(place) in (3, 4)  # the step that was under way, or the next if the mark was seen late
@@ -81,10 +81,10 @@ def test_in_a_step(server, place, references, name):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_in_an_evaluation(server, place, references, name):
-    pid = server.start(place, "long_evaluation")
+    (pid,) = server.start(place, "long_evaluation")
     wait_for(place / "evaluation.mark")
     os.kill(pid, getattr(signal, name))
-    assert server.wait() == 75
+    assert server.wait() == [75]
     assert latest(place) == 6
     assert server.live(place, "long_evaluation") == 0
     assert not end_of(only(place)).differs(references["long_evaluation"])
@@ -92,12 +92,12 @@ def test_in_an_evaluation(server, place, references, name):
 
 @pytest.mark.parametrize(("name", "workers"), [("SIGTERM", 0), ("SIGTERM", 2), ("SIGUSR1", 2), ("SIGINT", 2)])
 def test_while_data_do_not_come(server, place, references, name, workers):
-    pid = server.start(place, "stalled", workers)
+    (pid,) = server.start(place, "stalled", workers)
     wait_for(place / "data.mark")
     time.sleep(0.3)  # the other worker goes on for a while, and the run with it
     sent = time.monotonic()
     os.kill(pid, getattr(signal, name))
-    assert server.wait() == 75
+    assert server.wait() == [75]
     assert time.monotonic() - sent < 20
     assert latest(place) == 2  # sample 21 is in the third step
     assert server.live(place, "stalled", 2 - workers) == 0
@@ -106,12 +106,12 @@ def test_while_data_do_not_come(server, place, references, name, workers):
 
 def test_to_the_whole_group_as_schedulers_send_it(server, place, references):
     # the data workers obeyed, and the run failed for their death before it had saved
-    pid = server.start(place, "stalled", 2)
+    (pid,) = server.start(place, "stalled", 2)
     wait_for(place / "data.mark")
     worker = int((place / "data.mark").read_text())
     assert worker != pid
     os.killpg(pid, signal.SIGTERM)
-    assert server.wait() == 75
+    assert server.wait() == [75]
     assert server.live(place, "stalled", 2) == 0
     assert not end_of(only(place)).differs(references["stalled"])
     assert gone(worker)  # the one that hung was not left behind
@@ -130,7 +130,7 @@ def gone(pid: int) -> bool:
 
 def test_a_second_ctrl_c_leaves_at_once(server, place, references):
     # the checkpoint that the first one asks for takes a minute
-    pid = server.start(place, "slow", fault="slow-write:10")
+    (pid,) = server.start(place, "slow", fault="slow-write:10")
     wait_for(place / "step.mark")
     os.kill(pid, signal.SIGINT)
     end = time.monotonic() + 60
@@ -139,7 +139,7 @@ def test_a_second_ctrl_c_leaves_at_once(server, place, references):
         time.sleep(0.005)
     sent = time.monotonic()
     os.kill(pid, signal.SIGINT)
-    assert server.wait() == 130
+    assert server.wait() == [130]
     assert time.monotonic() - sent < 20
     assert Checkpoints(only(place) / "checkpoints").load() is None  # half of one does not count
     assert server.live(place, "slow") == 0
@@ -147,10 +147,10 @@ def test_a_second_ctrl_c_leaves_at_once(server, place, references):
 
 
 def test_a_signal_before_the_first_step_is_not_lost(server, place, references):
-    pid = server.start(place, "slow")
+    (pid,) = server.start(place, "slow")
     wait_for_run(place)
     os.kill(pid, signal.SIGTERM)
-    assert server.wait() == 75
+    assert server.wait() == [75]
     assert server.live(place, "slow") == 0
     assert not end_of(only(place)).differs(references["slow"])
 

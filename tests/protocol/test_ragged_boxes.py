@@ -48,7 +48,9 @@ class BoxModule(TaskModule):
     def look(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, HW), boxes (B, HW, 4) and the cells' middles (HW, 2)."""
         seen = self.net(image)
-        y, x = torch.meshgrid(*(torch.arange(n) * 8.0 + 4 for n in seen.shape[2:]), indexing="ij")
+        y, x = torch.meshgrid(
+            *(torch.arange(n, device=image.device) * 8.0 + 4 for n in seen.shape[2:]), indexing="ij"
+        )
         middle = torch.stack([x.flatten(), y.flatten()], 1)
         sides = 8 * self.sides(seen).flatten(2).mT.clamp(-3, 3).exp()  # left, top, right, bottom
         boxes = torch.cat([middle - sides[..., :2], middle + sides[..., 2:]], 2)
@@ -62,7 +64,7 @@ class BoxModule(TaskModule):
                 [middle[:, None] - truth[:, :2], truth[:, 2:] - middle[:, None]], 2
             )  # (HW, N, 4)
             area = ops.box_area(truth).where(gaps.amin(2) > 0, torch.inf)  # (HW, N)
-            best, which = torch.cat([area, torch.full((len(middle), 1), torch.inf)], 1).min(1)
+            best, which = torch.cat([area, middle.new_full((len(middle), 1), torch.inf)], 1).min(1)
             target[row] = (best < torch.inf).float()
             chosen.append(truth[which[best < torch.inf]])
         share = dist.normaliser(target.sum())

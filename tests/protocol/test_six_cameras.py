@@ -47,7 +47,7 @@ class Locate(TaskModule):
         """(B, 2): right of and before the car, in tens of metres."""
         depth, sure = self.net(batch.image).flatten(2).unbind(1)  # (6B, cells) each
         depth = nn.functional.softplus(depth + 1)
-        columns = torch.arange(4.0, batch.image.shape[3], 8).repeat(
+        columns = torch.arange(4.0, batch.image.shape[3], 8, device=depth.device).repeat(
             batch.image.shape[2] // 8
         )  # middles, (cells,)
         focal, centre = batch.calib[:, 0, :1], batch.calib[:, 0, 2:3]  # (6B, 1)
@@ -86,6 +86,7 @@ class Nearest:
 
     def draw(self, image: Any, prediction: Any, truth: Any = None) -> Any:
         x, z = prediction["place"].tolist()
+        image = truth.extra["views"][0].image if image is None else image
         return shapes.draw_boxes(image, [(x - 1, z - 1, x + 1, z + 1)], self.palette[0])
 
 

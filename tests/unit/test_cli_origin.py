@@ -109,6 +109,26 @@ def test_the_recipe_is_copied_before_the_loop_runs(module, directory):
     assert found.file == file and found.loop and found.copy == directory.recipe / file.name
 
 
+def test_modules_beside_the_recipe_are_copied_with_it(module, directory, tmp_path):
+    helper = module("WIDTH = 3\n", name="helper")
+    package = tmp_path / f"parts_{helper.stem}"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "deep.py").write_text("DEPTH = 4\n")
+    (tmp_path / "not_imported.py").write_text("")
+    text = f"from {helper.stem} import WIDTH\nfrom {package.name}.deep import DEPTH\n{LOOP}"
+    file = module(text)
+    loop = origin.loop_of(str(file))
+    try:
+        origin.recorded(lambda launch: None, origin.files_of(str(file)), True)(launch(directory))
+    finally:
+        for name in [n for n in sys.modules if n.startswith(package.name)]:
+            del sys.modules[name]
+    assert loop is not None
+    copies = {p.relative_to(directory.recipe).as_posix() for p in directory.recipe.rglob("*.py")}
+    assert copies == {file.name, helper.name, f"{package.name}/__init__.py", f"{package.name}/deep.py"}
+
+
 def test_only_the_first_process_copies(module, directory):
     origin.recorded(lambda launch: None, [module(LOOP)], True)(launch(directory, first=False))
     assert not directory.recipe.exists()

@@ -63,12 +63,14 @@ def _again(args: Namespace, verb: str) -> int:
     several = _several(args)
     if several is not None:
         return several
-    from visloom import drive, origin
+    from visloom import origin
     from visloom.rundir import find
 
     directory, _ = find(args.run)
     trust = args.trust or args.drive is not None
     own = origin.loop_again(directory, trust=trust, file=args.drive, say=_say, verb=verb)
+    from visloom import drive  # after what can be refused without torch
+
     files = origin.code_files(directory, args.drive, trust=trust, new=verb == "branch")
     loop = origin.recorded(own or drive.drive, files, own is not None)
     work = drive.resume if verb == "resume" else drive.branch
