@@ -145,7 +145,10 @@ def end_of(directory: Path) -> End:
         state.data,
         (directory / "log.jsonl").read_bytes(),
         Checkpoints(directory / "checkpoints").best(),
-        {f.name: f.read_bytes() for f in (*directory.glob("evals/*.json"), *directory.glob("nonfinite.json"))},
+        {
+            f.name: f.read_bytes()
+            for f in (*directory.glob("evals/*.json"), *directory.glob("nonfinite.json"))
+        },
     )
 
 

@@ -69,6 +69,7 @@ class Keep:
     groups: tuple[tuple[str, ...], ...]
 
     def __call__(self, sample: Sample, key: int) -> Sample:
+        assert sample.labels is not None
         number = {CLASSES.index(name): i for i, group in enumerate(self.groups) for name in group}
         labels = np.array([number.get(int(label), -1) for label in sample.labels], np.int64)
         return sample.replace(labels=labels).pick_boxes(labels >= 0)
