@@ -14,7 +14,9 @@ name: tiny
 task: {kind: Classify, net: {kind: FastCifar, widths: [8, 8, 8], samples: 12}}
 train: {kind: Shuffled, source: {kind: Folder, root: train}, batch: 6, transform: [{kind: RandomFlip}]}
 evals:
-  val: {stream: {kind: Ordered, source: {kind: Folder, root: val}, batch: 4}, monitor: max accuracy}
+  val:
+    stream: {kind: Ordered, source: {kind: Folder, root: val}, batch: 4, transform: [{kind: Resize, size: 20}]}
+    monitor: max accuracy
 length: epochs:2
 optim: {name: SGD, lr: 0.05, options: {momentum: 0.9}}
 save: {every: epochs:1}

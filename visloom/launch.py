@@ -120,9 +120,8 @@ class Launch:
         self._saved_at = perf_counter()
         self._was_end = False  # the checkpoint that was restored was its run's last
         self._lr_before = self._lr = 0.0  # of the two steps before
-        self._window: list[float] | None = (
-            None  # start of the log window, seconds of it spent waiting for data
-        )
+        # of the log window: when it began, and seconds of it spent waiting for data; None before the first step
+        self._window: list[float] | None = None
         self._logged = 0  # step of the last log point
         self._stack = ExitStack()
         self.rules = resolved_to_json(self.rows)
@@ -356,14 +355,9 @@ class Launch:
     def name_best(self) -> None:
         """Name the best checkpoint again: the run may have been stopped between saving and naming it."""
         best, known = self.ledger.best_step, self.checkpoints
-        if (
-            not self.world.first
-            or not self.run.save.best
-            or best == known.best()
-            or best not in known.steps()
-        ):
+        if not self.world.first or not self.run.save.best or best is None or best == known.best():
             return
-        if not known.verify(best):
+        if best in known.steps() and not known.verify(best):
             known.mark_best(best)
 
     def _write_evaluation(self, name: str, result: Evaluation) -> None:

@@ -140,14 +140,15 @@ def _with_kills(plan: Plan, killed: _Life, pace: Pace, say: Callable[[str], None
     for number in range(plan.kills):
         moment: Moment = "in a write" if number % 2 else "any time"
         killed.start(slow=moment == "in a write")
-        after = int(pace.steps * (number + draws.random()) / (plan.kills + 1))
+        share = pace.steps / (plan.kills + 1)
+        after, before = int(share * (number + draws.random())), int(share * (number + 1))
         if moment == "in a write":
             delay = draws.uniform(0, 2 * _SLOW)
         elif draws.random() < 0.25:
             delay = -draws.uniform(0, pace.setup)  # before the first step of this process
         else:
             delay = draws.uniform(0, pace.training / (plan.kills + 1))
-        kill = killed.kill(moment, after, delay)
+        kill = killed.kill(moment, after, before, delay)
         if kill is None:
             say(f"kill {number + 1}: the run was done before it")
             break
@@ -230,11 +231,12 @@ class _Life:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def kill(self, moment: Moment, after: int, delay: float) -> Kill | None:
+    def kill(self, moment: Moment, after: int, before: int, delay: float) -> Kill | None:
         """Kill the process at a moment; None if it was done before.
 
         after: a step: the moment comes when this process has trained and a checkpoint of that step is whole
             ("any time"), or when a checkpoint of at least that step is half written.
+        before: a step: the delay ends early once a checkpoint of that step is whole, lest the run ends.
         delay: seconds from then on; negative ones count from the start of the process.
         """
         process = self._process
@@ -248,14 +250,17 @@ class _Life:
         elif not self._await(sign):
             return None
         end = time.monotonic() + delay
-        while time.monotonic() < end and not self._look():
+        while time.monotonic() < end and not self._look() and self._newest() < max(before, after + 1):
             time.sleep(0.002)
         if self._look():
             return None
         self.stop()
+        return Kill(moment, self._newest() or None, self._writing())
+
+    def _newest(self) -> int:
+        """The step of the newest whole checkpoint, 0 if there is none."""
         found = self._found()
-        steps = [] if found is None else Checkpoints(found / "checkpoints").steps()
-        return Kill(moment, steps[-1] if steps else None, self._writing())
+        return 0 if found is None else max(Checkpoints(found / "checkpoints").steps(), default=0)
 
     def _await(self, sign: Callable[[], bool]) -> bool:
         """Wait for a sign; False if the process ends before it."""
@@ -273,7 +278,7 @@ class _Life:
         """Whether this process has taken a step, and a checkpoint of at least step `after` is whole."""
         assert self._process is not None
         found = self._found()
-        if found is None or max(Checkpoints(found / "checkpoints").steps(), default=0) < after:
+        if found is None or self._newest() < after:
             return False
         return any(row.get("kind") == "start" and row.get("pid") == self._process.pid for row in speed(found))
 

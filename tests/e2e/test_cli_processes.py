@@ -96,10 +96,14 @@ def test_a_signal_saves_and_exits_75_and_resume_goes_on(world, tmp_path, process
     process = Started("train", world, *LONG, *words, cwd=tmp_path)
     run = tmp_path / "runs" / "tiny-001"
     until(lambda: rows(run), process)
-    process.send_signal(signal.SIGTERM)
+    if processes == 1:
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(process.process.pid, signal.SIGINT)  # Ctrl-C in a terminal reaches the whole group, once
     assert process.wait(60) == 75
     said = (tmp_path / "said.txt").read_text().splitlines()
-    assert said[-1].startswith("stopped: SIGTERM received: saved at step ")
+    name = "SIGTERM" if processes == 1 else "SIGINT"
+    assert said[-1].startswith(f"stopped: {name} received: saved at step ")
     assert said[-1].endswith(f"visloom resume {run}")
     step = int(said[-1].partition("saved at step ")[2].partition(".")[0])
     assert json.loads((run / "provenance.json").read_text())["execution"]["world_size"] == processes

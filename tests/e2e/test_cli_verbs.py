@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from tests.small import Small
 from tests.tiny import CLASSES, make_recipe
 from visloom.checkpoint import Checkpoints
 from visloom.cli import main
+from visloom.commands import training
 from visloom.config import load
 from visloom.errors import CheckpointError, DataError
 from visloom.log import read
@@ -171,7 +174,12 @@ def test_predict_answers_as_the_evaluation_did(run, world, tmp_path):
     rows = table(out)
     assert [Path(row["file"]).parent.name for row in rows] == ["blue", "blue", "green", "green", "red", "red"]
     right = sum(row["class"] == Path(row["file"]).parent.name for row in rows)
-    assert right / 6 == pytest.approx(visloom.evaluate(run)["evaluations"]["val"]["values"]["accuracy"])
+    values = visloom.evaluate(run)["evaluations"]["val"]["values"]
+    assert right / 6 == pytest.approx(values["accuracy"])
+    losses = [-math.log(float(row[f"p({Path(row['file']).parent.name})"])) for row in rows]
+    assert sum(losses) / 6 == pytest.approx(
+        values["loss"], abs=1e-5
+    )  # so the transforms are the evaluation's
     for row in rows:
         chances = [float(row[f"p({name})"]) for name in CLASSES]
         assert sum(chances) == pytest.approx(1, abs=1e-5)
@@ -316,6 +324,23 @@ def test_opening_a_run_leaves_the_random_state_alone(run):
     torch.manual_seed(7)
     open_saved(run)
     assert torch.equal(torch.rand(3), before)
+
+
+# ---------------------------------------------------------------------------------------------------------- demo
+
+
+def test_the_demo_compares_with_not_looking_and_ends_with_the_report(world, tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "demo.yaml"
+    recipe.write_text(f"extends: {world / 'tiny.yaml'}\nlog.report: true\n")
+    monkeypatch.setattr(training, "DEMOS", {"classify": str(recipe)})
+    assert main(["demo", "--out", str(tmp_path / "runs")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    report = tmp_path / "runs" / "tiny-001" / "report.html"
+    assert lines[-1] == f"report  {report}" and report.exists()
+    assert re.fullmatch(
+        r"val  accuracy [01]\.\d{4}, where answering without looking \(always 'blue'\) gives 0\.3333",
+        lines[-2],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- report

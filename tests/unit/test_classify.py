@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from visloom.assemble import check_classes
 from visloom.errors import ConfigError, ContractError, DataError
 from visloom.keys import fold
 from visloom.palette import palette
 from visloom.run import Call
 from visloom.sample import Sample, Stacked
-from visloom.task import Losses, TaskSpec
+from visloom.task import Losses, Progress, TaskSpec
 from visloom.tasks.classify import Classify, Custom, FastCifar, NetSpec, Normalise, ResNetCifar, Timm
 from visloom.tasks.classify.batch import draw_mix, mix_images, mix_labels
 from visloom.tasks.classify.losses import cross_entropy, dense, hits
@@ -104,24 +106,28 @@ def test_top_k_without_meaning_is_refused_as_soon_as_the_classes_are_known() -> 
         tiny(topk=(1, 5))
     open_classes = tiny(classes=(), topk=(1, 5))
     with pytest.raises(ConfigError, match="top-5 of 4 classes"):
-        open_classes.adopt(("a", "b", "c", "d"))
+        dataclasses.replace(open_classes, classes=("a", "b", "c", "d"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A source that knows its class names, if any."""
+
+    names: tuple[str, ...]
+
+    def classes(self) -> tuple[str, ...]:
+        return self.names
 
 
 def test_classes_of_head_and_data_must_agree() -> None:
     spec = tiny()
-    spec.check(NAMES)
-    spec.check(())
-    with pytest.raises(
-        ConfigError, match=r"3 classes \(cat, dog, eel\) and the data 2 \(cat, dog\).*eel"
-    ) as caught:
-        spec.check(("cat", "dog"))
+    check_classes(spec, Named(NAMES))
+    check_classes(spec, Named(()))
+    with pytest.raises(ConfigError, match=r"3 classes \(cat, dog, eel\) but .* has 2 \(cat, dog\)") as caught:
+        check_classes(spec, Named(("cat", "dog")))
     assert caught.value.path == "task.classes"
-    with pytest.raises(ConfigError, match="class 1 of 3 is 'dog' here and 'eel' in the data"):
-        spec.check(("cat", "eel", "dog"))
-    assert spec.adopt(NAMES) is spec
-    assert tiny(classes=()).adopt(NAMES).classes == NAMES
-    with pytest.raises(ConfigError, match="neither the task nor the data"):
-        tiny(classes=()).adopt(())
+    with pytest.raises(ConfigError, match="name class 1 differently: 'dog' and 'eel'"):
+        check_classes(spec, Named(("cat", "eel", "dog")))
     with pytest.raises(ConfigError, match="no classes yet"):
         tiny(classes=()).build()
 
@@ -511,3 +517,26 @@ def test_the_module_compiles_to_one_graph_and_answers_the_same() -> None:
         expected.terms["cross_entropy"].item(), rel=1e-6
     )
     assert found.logs["accuracy"].item() == pytest.approx(expected.logs["accuracy"].item())
+
+
+# ---- growing images
+
+
+def test_images_grow_with_the_run_in_training_only() -> None:
+    spec = tiny(grow=((0.35, 4), (0.7, 6)))
+    module = spec.build()
+    seen: list[tuple[int, ...]] = []
+    module.net.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+    batch = spec.collate(pictures(size=8), None)
+    module.train()
+    for done in (0.0, 0.34, 0.35, 0.69, 0.7, 1.0):
+        batch.progress = Progress(torch.zeros(()), torch.ones(()), done)
+        module(batch)
+    assert seen == [(4, 4), (4, 4), (6, 6), (6, 6), (8, 8), (8, 8)]
+    module.eval()
+    batch.progress = Progress(torch.zeros(()), torch.ones(()), 0.0)
+    module(batch)
+    assert seen[-1] == (8, 8)
+    for wrong in (((0.7, 4), (0.3, 6)), ((0.0, 4),), ((0.5, 0),)):
+        with pytest.raises(ValueError, match="rising shares"):
+            tiny(grow=wrong)

@@ -89,42 +89,6 @@ class Classify:
         """One RGB colour (0-255) per class."""
         return self.colours or palette(len(self.classes))
 
-    def check(self, data_classes: Sequence[str]) -> None:
-        """Compare with a data set's classes; a set that names none (()) is taken as it is.
-
-        Raises:
-            ConfigError: another number of classes, other names, or another order.
-        """
-        ours, theirs = self.classes, tuple(data_classes)
-        if not theirs or ours == theirs:
-            return
-        if len(ours) != len(theirs):
-            unknown = [name for name in (*ours, *theirs) if (name in ours) != (name in theirs)]
-            raise ConfigError(
-                f"the task has {len(ours)} classes ({_names(ours)}) and the data {len(theirs)} "
-                f"({_names(theirs)}); not in both: {_names(unknown) or 'none'}. "
-                "Correct task.classes, or set it to [] to take the data's.",
-                path="task.classes",
-            )
-        first = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-        raise ConfigError(
-            f"class {first} of {len(ours)} is {ours[first]!r} here and {theirs[first]!r} in the data. "
-            "Put task.classes in the data's order and spelling, or set it to [] to take the data's.",
-            path="task.classes",
-        )
-
-    def adopt(self, data_classes: Sequence[str]) -> Classify:
-        """Return this task with the data set's classes if it names none itself; else `check` and return it
-        as it is."""
-        if self.classes:
-            self.check(data_classes)
-            return self
-        if not data_classes:
-            raise ConfigError(
-                "neither the task nor the data names the classes: set task.classes", path="task.classes"
-            )
-        return dataclasses.replace(self, classes=tuple(data_classes))
-
     def build(self) -> ClassifyModule:
         """Make the module, its weights drawn from torch's generator. Raises ConfigError if it cannot be
         built."""
