@@ -122,7 +122,7 @@ VERBS: tuple[Verb, ...] = (
             Option("systems", metavar="SYSTEM", nargs="*", help="which systems; the default is classify"),
             _OUT, _DEVICE, _LEVEL,
         ),
-        ("visloom demo", "visloom demo classify --out /tmp/runs"),
+        ("visloom demo", "visloom demo classify --out demo-runs"),
     ),
     Verb(
         "new", "looking", "Look at a folder of data and write a recipe for it.",

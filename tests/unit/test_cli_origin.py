@@ -110,13 +110,13 @@ def test_the_recipe_is_copied_before_the_loop_runs(module, directory):
 
 
 def test_modules_beside_the_recipe_are_copied_with_it(module, directory, tmp_path):
-    helper = module("WIDTH = 3\n", name="helper")
-    package = tmp_path / f"parts_{helper.stem}"
+    beside = module("WIDTH = 3\n", name="beside")
+    package = tmp_path / f"parts_{beside.stem}"
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "deep.py").write_text("DEPTH = 4\n")
     (tmp_path / "not_imported.py").write_text("")
-    text = f"from {helper.stem} import WIDTH\nfrom {package.name}.deep import DEPTH\n{LOOP}"
+    text = f"from {beside.stem} import WIDTH\nfrom {package.name}.deep import DEPTH\n{LOOP}"
     file = module(text)
     loop = origin.loop_of(str(file))
     try:
@@ -126,7 +126,7 @@ def test_modules_beside_the_recipe_are_copied_with_it(module, directory, tmp_pat
             del sys.modules[name]
     assert loop is not None
     copies = {p.relative_to(directory.recipe).as_posix() for p in directory.recipe.rglob("*.py")}
-    assert copies == {file.name, helper.name, f"{package.name}/__init__.py", f"{package.name}/deep.py"}
+    assert copies == {file.name, beside.name, f"{package.name}/__init__.py", f"{package.name}/deep.py"}
 
 
 def test_only_the_first_process_copies(module, directory):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import visloom.recipes
+from visloom.assemble import check_classes
 from visloom.config import dump, load
 from visloom.optim import build_optimizer
 from visloom.run import Run
@@ -77,7 +78,7 @@ def test_recipes_without_a_data_set_build_and_learn_from_a_batch(name: str) -> N
     torch.manual_seed(0)
     source = run.train.leaves()[0].source
     samples = [source.read(i) for i in range(64)]
-    run.task.check(source.classes())
+    check_classes(run.task, source)
     module = run.task.build().train()
     run.task.fit(module, samples)
     optimizers = build_optimizer(module, run.optim, run.rules)
