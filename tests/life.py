@@ -309,8 +309,8 @@ def _fork(order: dict[str, Any], rank: int, world: int, port: int) -> int:
     code = 1
     try:
         os.setpgid(0, 0)
-        sys.stdin.close()
-        sys.stdout = sys.stderr
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)  # what the server is asked through is its own
         if world > 1:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
             os.environ |= {**{name: str(value) for name, value in names.items()}, "MASTER_ADDR": "127.0.0.1"}

@@ -7,6 +7,7 @@ the error names the sample. On a GPU, batches are copied on a side stream while 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -201,6 +203,7 @@ class Loader:
             _shut(iterator)
 
     def _torch_loader(self, at: _Order) -> DataLoader[Any]:
+        method = start_method(self.host)
         return DataLoader(
             self.plan,
             batch_size=None,
@@ -208,8 +211,8 @@ class Loader:
             num_workers=self.workers,
             prefetch_factor=self.host.prefetch,
             timeout=self.host.timeout,
-            multiprocessing_context=start_method(self.host),
-            worker_init_fn=_begin,
+            multiprocessing_context=method,
+            worker_init_fn=partial(_begin, None if method == "forkserver" else os.getpid()),
             pin_memory=self.device.type == "cuda" and self.host.pin,
             generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
         )
@@ -270,16 +273,31 @@ def _first(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
-def _begin(worker: int) -> None:
-    """Runs first in each worker: one thread each, and signals are the main process's business.
+def _begin(parent: int | None, worker: int) -> None:
+    """Runs first in each worker: one thread each, no life after the parent's, and signals are not its business.
 
     Schedulers send theirs to the whole group: a worker that obeyed would fail the run before it has saved.
+
+    parent: process id that must be this one's parent, or None where a server process is.
     """
+    _end_with(parent)
     torch.set_num_threads(1)
     calm_threads()
     for name in Signals.names:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _end_with(parent: int | None) -> None:
+    """End this process when its parent dies, however it dies.
+
+    torch's own watch begins after this and takes the parent of then for the right one: workers of a run that was
+    killed a moment before would stay for ever. A worker that hangs in a read would stay as well.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def calm_threads() -> None:

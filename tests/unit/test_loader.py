@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import visloom.loader as loader_module
 from tests.worlds import Jitter, Lister, Numbers
 from visloom.errors import ContractError, DataError
 from visloom.loader import Loader, Plan
@@ -89,6 +95,36 @@ def test_leaving_the_loop_stops_the_workers():
     assert len(multiprocessing.active_children()) == before + 2
     batches.close()
     assert len(multiprocessing.active_children()) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_workers_of_a_process_that_is_killed_while_they_start_end_too(monkeypatch):
+    # torch's watch of the parent began too late to see it die, and they stayed for ever
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, 0)
+            begin = loader_module._begin
+
+            def late(parent, worker):
+                time.sleep(1.0)
+                begin(parent, worker)
+
+            monkeypatch.setattr(loader_module, "_begin", late)
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            rows(stream_of("shuffled"), Host(workers=2))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(pid, signal.SIGKILL)
+    raise AssertionError("the workers are still there")
 
 
 def test_the_global_random_state_is_untouched_by_workers():
