@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ settings.register_profile(
 settings.load_profile("visloom")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared fixtures and data; a test that needs it is skipped, by name, where it is absent."""
     root = Path(__file__).resolve().parents[1]
@@ -25,3 +27,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"shared fixtures are not here: {folder} (set VISLOOM_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ccp(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real Clothing Co-Parsing photos, unpacked (VISLOOM_CCP names a place where they are already)."""
+    given = os.environ.get("VISLOOM_CCP")
+    if given:
+        return Path(given)
+    if not (shared / "data" / "ccp.tar").is_file():
+        pytest.skip(f"the real Clothing Co-Parsing photos are not here: {shared / 'data' / 'ccp.tar'}")
+    place = tmp_path_factory.mktemp("ccp")
+    unpack = [sys.executable, str(shared / "data" / "unpack.py"), str(place), "ccp"]
+    subprocess.run(unpack, check=True, capture_output=True)
+    return place

@@ -36,9 +36,10 @@ def recognise(folder: str | Path) -> Layout | None:
     """Return what a folder holds, asking every reader in turn, or None if none of them knows it."""
     from visloom.data.arrays import recognise as arrays
     from visloom.data.cifar import recognise as cifar
+    from visloom.data.clothes import recognise as clothes
     from visloom.data.folder import recognise as pictures
 
-    for reader in (cifar, arrays, pictures):
+    for reader in (cifar, clothes, arrays, pictures):
         found = reader(Path(folder))
         if found is not None:
             return found
