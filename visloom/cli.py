@@ -95,6 +95,7 @@ def _number(text: str) -> int:
 
 _RECIPE = Option("recipe", metavar="RECIPE", help="a recipe (cifar10:fast), a .py or .yaml file, or a run")
 _RUN = Option("run", metavar="RUN", help="a run directory or its name; RUN@STEP, RUN@best; or a checkpoint")
+_SAVED = Option("run", metavar="RUN", help="as RUN elsewhere, or a weights file of an original system")
 _SETTINGS = Option(
     "settings", metavar="path=value", nargs="*", help="settings: optim.lr=0.02 length=epochs:50"
 )
@@ -170,7 +171,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "predict", "using", "Predict pictures: a CSV table, and the pictures drawn.",
         (
-            _RUN,
+            _SAVED,
             Option("images", metavar="IMAGES", nargs="+", help="files, globs and folders"),
             Option("--out", metavar="DIR", required=True, help="folder for predictions.csv and the pictures"),
             Option("--ext", metavar="jpg", action="append", help="file endings that count in folders"),
@@ -182,6 +183,7 @@ VERBS: tuple[Verb, ...] = (
         (
             "visloom predict cifar10-003 photos/ --out predictions",
             "visloom predict latest 'photos/**/*.jpg' --out predictions --tta flip",
+            "visloom predict epoch_20.pth photos/ --out predictions",
         ),
     ),
     Verb(
@@ -210,7 +212,7 @@ VERBS: tuple[Verb, ...] = (
         ("visloom doctor", "visloom doctor cifar10 --data DIR"),
     ),
     Verb(
-        "inspect-data", "looking", "Look at a recipe's data: numbers, and what the network sees.",
+        "inspect-data", "looking", "Look at a recipe's data, in numbers and pictures.",
         (
             _RECIPE, _SETTINGS, _DATA,
             Option("--out", metavar="DIR", help="folder for the contact sheets (inspect-NAME)"),
@@ -228,6 +230,50 @@ VERBS: tuple[Verb, ...] = (
             Option("--keep-runs", metavar="DIR", help="keep both runs in this folder"),
         ),
         ("visloom prove-resume", "visloom prove-resume cifar10:fast --data DIR --kills 20"),
+    ),
+    Verb(
+        "import-checkpoint", "converting", "Turn weights of an original system into a run.",
+        (
+            Option("format", metavar="FORMAT", help="the system: mmcls, ..."),
+            Option("files", metavar="FILE", nargs="+", help="its weights; several files if it keeps them apart"),
+            Option("--out", metavar="CKPT", required=True, help="the run directory to make"),
+            Option("--into", metavar="RECIPE", help="the run they belong to: its data, transforms and optimizer"),
+            Option("--at", metavar="epoch:N", help="how far the training was, if the file does not say"),
+            Option(
+                "--option", metavar="name=value", action="append", help="what only this format needs to be told"
+            ),
+            Option("--partial", action="store_true", help="keep the rest although some keys are not supported"),
+            Option("--all", action="store_true", help="list every key, also where all is well"),
+            _DATA, _TRUST,
+        ),
+        (
+            "visloom import-checkpoint mmcls epoch_20.pth --out old",
+            "visloom import-checkpoint mmcls epoch_20.pth --into cifar10:resnet50 --out old",
+            "visloom predict epoch_20.pth photos/ --out predictions",
+        ),
+    ),
+    Verb(
+        "import-config", "converting", "Turn a config of an original system into a recipe.",
+        (
+            Option("format", metavar="FORMAT", help="the system: mmcls, ..."),
+            Option("file", metavar="FILE", help="its config; it is read, never executed"),
+            Option("--out", metavar="FILE.yaml", required=True, help="the recipe to write"),
+            Option("--partial", action="store_true", help="write it although some keys are not supported"),
+        ),
+        ("visloom import-config mmcls resnet50_b16x8_cifar10.py --out mine.yaml", "visloom train mine.yaml"),
+    ),
+    Verb(
+        "export", "converting", "Write a run's weights for other programs.",
+        (
+            _RUN,
+            Option("--to", required=True, choices=("state-dict",), help="what to write"),
+            Option(
+                "--keys", default="visloom", choices=("visloom", "original"), help="names of a state-dict's tensors"
+            ),
+            Option("--out", metavar="FILE", required=True, help="the file: .pth or .safetensors for a state-dict"),
+            _TRUST,
+        ),
+        ("visloom export cifar10-003 --to state-dict --keys original --out old.pth",),
     ),
     Verb(
         "report", "using", "Write report.html of runs again.",

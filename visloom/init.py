@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -310,21 +310,25 @@ def _read_file(path: Path, entry: str) -> Weights:
             from visloom.tensorfile import read
 
             return _unwrap(read(path), path, entry)
-        return _unwrap(_load_pickle(path), path, entry)
+        return _unwrap(load_pickle(path), path, entry)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {reason(error)}") from error
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def _load_pickle(path: Path) -> Any:
-    """Read a torch file with the weights-only reader. Raises ConfigError in one line; never reads it otherwise."""
+def load_pickle(path: Path, allow: Sequence[tuple[Any, str]] = ()) -> Any:
+    """Read a torch file with the weights-only reader. Raises ConfigError in one line; never reads it otherwise.
+
+    allow: (stand-in, "module.name") for further names that the file may mention.
+    """
     import pickle
 
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allow)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(error))
         what = f" ({next(filter(None, names[0]))})" if names else ""

@@ -1,6 +1,7 @@
 """Saved: a run directory opened to be used: its task with the best weights, on a device of this machine.
 
-`open_saved` needs neither the data set nor a network, and a directory that was moved or copied works.
+`open_saved` needs neither the data set nor a network, and a directory that was moved or copied works. A weights file
+of one of the original systems opens as well.
 `evaluate` runs the run's evaluations again, or one of them; `visloom/prediction.py` answers for pictures.
 """
 
@@ -27,7 +28,7 @@ from visloom.loader import Loader, Plan
 from visloom.module import TaskModule
 from visloom.place import did_you_mean, nearest, one_of
 from visloom.run import Run
-from visloom.rundir import RunDir, find
+from visloom.rundir import RunDir, find, safe_name
 from visloom.stream import walk_sources
 from visloom.task import TaskSpec
 
@@ -46,7 +47,8 @@ class Saved:
     """An opened run.
 
     run: the value it was made from.  spec: its task.  task: the module, in evaluation mode, on `device`.
-    directory, step: where the weights come from.  which: "best", "newest" or "asked for".
+    place, step: where the weights come from: a run directory, or a file.  which: "best", "newest", "asked for",
+    or the system that a file is from.
     averaged: the weights are the moving average that the run evaluated.
     """
 
@@ -54,7 +56,7 @@ class Saved:
     spec: TaskSpec
     task: TaskModule
     device: torch.device
-    directory: RunDir
+    place: Path
     step: int
     which: str
     averaged: bool
@@ -65,7 +67,20 @@ class Saved:
 
     def __str__(self) -> str:
         average = ", moving average" if self.averaged else ""
-        return f"{self.directory.path}, step {self.step:,} ({self.which}{average}), on {self.device}"
+        return f"{self.place}, step {self.step:,} ({self.which}{average}), on {self.device}"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Weights and the run that they belong to, before anything is built."""
+
+    run: Run
+    place: Path
+    tensors: dict[str, torch.Tensor]
+    extra: dict[str, Any]
+    step: int
+    which: str
+    averaged: bool
 
 
 def open_saved(
@@ -79,7 +94,8 @@ def open_saved(
     """Open a run with its best weights, or its newest ones where none is marked as best.
 
     Args:
-        ref: RUN, RUN@STEP or the path of a checkpoint, as `visloom.rundir.find` takes it.
+        ref: RUN, RUN@STEP or the path of a checkpoint, as `visloom.rundir.find` takes it; or a weights file of one
+            of the original systems, which is recognised by the names of its tensors.
         device: as `host.device`; None takes the run's own where it exists here.
         tta: views that predictions average, in the words of the task ("flip"); None leaves the run's choice.
         trust: let the run import classes that are neither visloom's nor its libraries' (its recipe's own).
@@ -88,23 +104,42 @@ def open_saved(
         ConfigError: no such run; a class that may not be imported; views that the task does not have.
         CheckpointError: no sound checkpoint, or its weights do not fit the task.
     """
-    directory, step = find(str(ref))
+    opened = _find_file(Path(ref), say) if Path(ref).is_file() else _find_run(str(ref), trust, say)
+    run = opened.run
+    found = _device(run, device, say)
+    prepare(run.how, run.host)
+    spec = _views(run.task, tta)
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
+        task = bare(spec).build()
+    load_weights(task, opened.tensors, opened.extra)
+    task = task.to(found).eval()
+    if run.how.channels_last:
+        task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Saved(run, spec, task, found, opened.place, opened.step, opened.which, opened.averaged)
+
+
+def _find_run(ref: str, trust: bool, say: Say) -> _Found:
+    directory, step = find(ref)
     run = load(directory.path, trust=trust)
     place, which = _choose(directory, step, say)
     manifest = bundle.read_manifest(place)
     averaged = bool(run.how.ema and run.how.ema.evaluate and "ema.safetensors" in manifest["files"])
     tensors = bundle.read_tensors(place, "ema" if averaged else "model")
     extra = json.loads((place / "state.json").read_bytes()).get("extra", {})
-    found = _device(run, device, say)
-    prepare(run.how, run.host)
-    spec = _views(run.task, tta)
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
-        task = _bare(spec).build()
-    load_weights(task, tensors, extra)
-    task = task.to(found).eval()
-    if run.how.channels_last:
-        task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Saved(run, spec, task, found, directory, manifest["step"], which, averaged)
+    return _Found(run, directory.path, tensors, extra, manifest["step"], which, averaged)
+
+
+def _find_file(path: Path, say: Say) -> _Found:
+    """Read a weights file of another system."""
+    from visloom.convert import common
+
+    module = common.recognise(path)
+    converted = common.convert(module, [path])
+    common.require_whole(converted, f"visloom import-checkpoint {module.NAMES[0]} {path} --out CKPT")
+    for note in converted.notes:
+        say(note)
+    run = common.run_of(converted, name=safe_name(path.stem))
+    return _Found(run, path, converted.tensors, {}, converted.step, module.NAMES[0], False)
 
 
 def _choose(directory: RunDir, step: int | None, say: Say) -> tuple[Path, str]:
@@ -136,7 +171,7 @@ def _device(run: Run, asked: str | None, say: Say) -> torch.device:
         return found
 
 
-def _bare(spec: TaskSpec) -> TaskSpec:
+def bare(spec: TaskSpec) -> TaskSpec:
     """Return a spec whose `build` fetches no weights: they come from the checkpoint.
 
     A task that can fetch some (pretrained ones) says how to do without, by a method `bare()`.
@@ -196,7 +231,7 @@ def evaluate(
         told = partial(tick, name) if tick is not None else None
         found[name] = _as_dict(_evaluate_one(saved, run, name, say, told), run.evals[name].monitor)
     return {
-        "run": str(saved.directory.path),
+        "run": str(saved.place),
         "step": saved.step,
         "weights": saved.which + (", moving average" if saved.averaged else ""),
         "device": str(saved.device),

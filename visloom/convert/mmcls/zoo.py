@@ -1,0 +1,289 @@
+"""The networks of mmclassification 0.x: which of them a checkpoint holds, and what its tensors are called here.
+
+`find` reads the architecture off names and shapes alone. `old_name` turns the name of one of our tensors into the
+original's; it is the only table there is, so that reading and writing old names cannot disagree.
+
+    there                                    here
+    ResNet_CIFAR                             visloom/nets/resnet_cifar.py
+    ResNet, ResNetV1c, ResNetV1d, ResNeXt    timm resnet*, resnet*d, resnext*: the same sums in the same order
+    SEResNet, SEResNeXt                      timm seresnet*, seresnext*
+    VGG                                      torchvision vgg*, vgg*_bn
+    MobileNetV2, ShuffleNetV2                torchvision mobilenet_v2, shufflenet_v2_*
+    ShuffleNetV1                             visloom/nets/shufflenet_v1.py
+    LeNet5                                   visloom/nets/lenet.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from visloom.errors import ConfigError
+from visloom.run import Call
+from visloom.tasks.classify import Custom, NetSpec, Normalise, ResNetCifar, Timm
+
+Shape = tuple[int, ...]
+MNIST = Normalise((33.46,), (78.87,))
+IMAGENET = Normalise((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_BLOCKS: dict[Shape, int] = {
+    (2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152,
+}  # fmt: skip
+_VGG = {8: 11, 10: 13, 13: 16, 16: 19}  # convolutions -> layers with weights
+_MOBILE = (1, 2, 3, 4, 3, 3, 1)  # blocks of MobileNetV2's seven layers
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that was recognised: ours, its classes, the channels of its pictures, and the original's name."""
+
+    net: NetSpec
+    classes: int
+    channels: int
+    name: str
+
+
+def recognises(keys: Iterable[str]) -> bool:
+    """Say whether tensors have names of mmclassification: `backbone.*`, and a head that classifies."""
+    names = set(keys)
+    if not any(name.startswith("backbone.") for name in names):
+        return False
+    return bool(names & {"head.fc.weight", "backbone.classifier.6.weight", "backbone.classifier.2.weight"})
+
+
+def find(shapes: Mapping[str, Shape]) -> Found:
+    """Return the network that tensors of these names and shapes belong to. Raises ConfigError."""
+    names = shapes.keys()
+    if "backbone.features.0.weight" in names and "backbone.classifier.2.weight" in names:
+        return Found(
+            Custom(Call("visloom.nets.lenet:LeNet5"), normalise=MNIST),
+            shapes["backbone.classifier.2.weight"][0],
+            shapes["backbone.features.0.weight"][1],
+            "LeNet5",
+        )
+    if "backbone.classifier.6.weight" in names:
+        return _vgg(shapes)
+    if "head.fc.weight" not in names:
+        raise ConfigError(
+            "it has no head.fc.weight: a backbone alone classifies nothing. Use it as init.net=FILE"
+        )
+    classes = shapes["head.fc.weight"][0]
+    if "backbone.layers.0.0.g_conv_1x1_compress.conv.weight" in names:
+        return _shuffle_v1(shapes, classes)
+    if "backbone.layers.0.0.branch2.0.conv.weight" in names:
+        return _shuffle_v2(shapes, classes)
+    if "backbone.layer1.0.conv.0.conv.weight" in names:
+        return _mobile_v2(shapes, classes)
+    if "backbone.layer1.0.conv1.weight" in names:
+        return _resnet(shapes, classes)
+    raise ConfigError(
+        "its backbone is none of VGG, ResNet (V1c, V1d, CIFAR), ResNeXt, SE-ResNet, SE-ResNeXt, ShuffleNet V1 or V2, "
+        "MobileNetV2, LeNet"
+    )
+
+
+def _resnet(shapes: Mapping[str, Shape], classes: int) -> Found:
+    counts = tuple(_count(shapes, f"backbone.layer{stage}.") for stage in (1, 2, 3, 4))
+    bottleneck = "backbone.layer1.0.conv3.weight" in shapes
+    depth = _BLOCKS.get(counts, 0)
+    depth = 34 if depth == 50 and not bottleneck else depth
+    if not depth:
+        raise ConfigError(f"a ResNet with {counts} blocks is not of the zoo")
+    if "backbone.stem.0.conv.weight" in shapes:
+        width = shapes["backbone.stem.0.conv.weight"][0]
+        down = "d" if "backbone.layer2.0.downsample.1.weight" in shapes and _is_conv(
+            shapes, "backbone.layer2.0.downsample.1.weight") else "c"  # fmt: skip
+        if width != 32:
+            raise ConfigError(f"a deep stem of {width} channels is not of the zoo, which has 32")
+        channels = shapes["backbone.stem.0.conv.weight"][1]
+        deep = {} if down == "d" else {"stem_width": 32, "stem_type": "deep"}
+        name = f"resnet{depth}{'d' if down == 'd' else ''}"
+        return Found(Timm(name, options=deep), classes, channels, f"ResNetV1{down}-{depth}")
+    stem = shapes["backbone.conv1.weight"]
+    if stem[2:] == (3, 3):
+        return Found(ResNetCifar(depth), classes, stem[1], f"ResNet_CIFAR-{depth}")
+    squeeze = "backbone.layer1.0.se_layer.conv1.conv.weight" in shapes
+    se, title = ("se", "SE") if squeeze else ("", "")
+    grouped = shapes["backbone.layer1.0.conv2.weight"]
+    groups = grouped[0] // grouped[1]
+    if groups == 1 or not bottleneck:
+        return Found(Timm(f"{se}resnet{depth}"), classes, stem[1], f"{title}ResNet-{depth}")
+    width = grouped[1]
+    text = f"{title}ResNeXt-{depth} ({groups}x{width}d)"
+    name = f"{se}resnext{depth}_{groups}x{width}d"
+    if name in _TIMM_RESNEXT:
+        return Found(Timm(name), classes, stem[1], text)
+    options = {"cardinality": groups, "base_width": width}
+    return Found(Timm(f"{se}resnet{depth}", options=options), classes, stem[1], text)
+
+
+_TIMM_RESNEXT = (
+    "resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d", "seresnext50_32x4d", "seresnext101_32x4d",
+)  # fmt: skip
+
+
+def _is_conv(shapes: Mapping[str, Shape], name: str) -> bool:
+    return len(shapes[name]) == 4
+
+
+def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
+    """Modules numbered under a prefix."""
+    rest = {name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)}
+    return len({number for number in rest if number.isdigit()})
+
+
+def _vgg(shapes: Mapping[str, Shape]) -> Found:
+    convolutions = [name for name in shapes if re.fullmatch(r"backbone\.features\.\d+\.conv\.weight", name)]
+    layers = _VGG.get(len(convolutions), 0)
+    if not layers:
+        raise ConfigError(f"a VGG with {len(convolutions)} convolutions is not of the zoo")
+    norm = "_bn" if "backbone.features.0.bn.weight" in shapes else ""
+    call = Call(f"torchvision.models:vgg{layers}{norm}")
+    classes = shapes["backbone.classifier.6.weight"][0]
+    net = Custom(call, channels_as="", normalise=IMAGENET)
+    return Found(net, classes, 3, f"VGG-{layers}{'-BN' if norm else ''}")
+
+
+def _mobile_v2(shapes: Mapping[str, Shape], classes: int) -> Found:
+    counts = tuple(_count(shapes, f"backbone.layer{layer}.") for layer in range(1, 8))
+    last = shapes["backbone.conv2.conv.weight"][0]
+    if counts != _MOBILE or shapes["backbone.conv1.conv.weight"][0] != 32 or last != 1280:
+        raise ConfigError("this MobileNetV2 is narrower or wider than the zoo's (widen_factor 1)")
+    call = Call("torchvision.models:mobilenet_v2", {"dropout": 0.0})
+    return Found(Custom(call, channels_as="", normalise=IMAGENET), classes, 3, "MobileNetV2")
+
+
+def _shuffle_v2(shapes: Mapping[str, Shape], classes: int) -> Found:
+    width = shapes["backbone.layers.0.0.branch2.2.conv.weight"][0] * 2
+    known = {48: "x0_5", 116: "x1_0", 176: "x1_5", 244: "x2_0"}
+    if width not in known:
+        raise ConfigError(f"a ShuffleNetV2 of {width} channels is not of the zoo")
+    call = Call(f"torchvision.models:shufflenet_v2_{known[width]}")
+    net = Custom(call, channels_as="", normalise=IMAGENET)
+    return Found(net, classes, 3, f"ShuffleNetV2 {known[width][1:].replace('_', '.')}x")
+
+
+def _shuffle_v1(shapes: Mapping[str, Shape], classes: int) -> Found:
+    first = shapes["backbone.layers.0.1.g_conv_1x1_compress.conv.weight"]
+    groups = shapes["backbone.layers.0.1.g_conv_1x1_expand.conv.weight"][0] // first[1]
+    groups = groups if groups in (1, 2, 3, 4, 8) else 0
+    width = shapes["backbone.layers.0.1.g_conv_1x1_expand.conv.weight"][0]
+    from visloom.nets.shufflenet_v1 import WIDTHS
+
+    if not groups or WIDTHS[groups][0] != width:
+        raise ConfigError(f"a ShuffleNetV1 of {width} channels is not of the zoo")
+    net = Custom(Call("visloom.nets.shufflenet_v1:ShuffleNetV1", {"groups": groups}), normalise=IMAGENET)
+    return Found(net, classes, shapes["backbone.conv1.conv.weight"][1], f"ShuffleNetV1 1x (g={groups})")
+
+
+# --------------------------------------------------------------------------------------------------------- names
+
+
+def old_name(net: NetSpec, name: str) -> str:
+    """Return what mmclassification calls a tensor of one of our networks, named as in the network itself.
+
+    Raises ConfigError if the network is none of mmclassification's.
+    """
+    if isinstance(net, ResNetCifar):
+        return _resnet_name(name)
+    if isinstance(net, Timm) and re.fullmatch(
+        r"(se)?resnet(18|34|50|101|152)d?|(se)?resnext\d+_\d+x\d+d", net.name
+    ):
+        deep = net.name.endswith("d") and net.name[-2].isdigit() and "resnext" not in net.name
+        return _resnet_name(name, deep=deep or "stem_type" in net.options, avg=deep)
+    target = net.call.target if isinstance(net, Custom) else ""
+    if target.startswith("torchvision.models:vgg"):
+        return _vgg_name(name, int(re.findall(r"\d+", target)[0]), target.endswith("_bn"))
+    if target == "torchvision.models:mobilenet_v2":
+        return _mobile_name(name)
+    if target.startswith("torchvision.models:shufflenet_v2_"):
+        return _shuffle_v2_name(name)
+    if target in ("visloom.nets.shufflenet_v1:ShuffleNetV1", "visloom.nets.lenet:LeNet5"):
+        return _headed(name)
+    raise ConfigError("this network has no counterpart in mmclassification: export it with --keys visloom")
+
+
+def _headed(name: str) -> str:
+    return f"head.{name}" if name.startswith("fc.") else f"backbone.{name}"
+
+
+def _resnet_name(name: str, *, deep: bool = False, avg: bool = False) -> str:
+    """timm counts a stem's layers in one row, and gives every shortcut a pool; the original only where it strides."""
+    name = re.sub(r"\.se\.fc([12])\.", r".se_layer.conv\1.conv.", name)
+    if deep:
+        stem = {
+            "conv1.0": "stem.0.conv",
+            "conv1.1": "stem.0.bn",
+            "conv1.3": "stem.1.conv",
+            "conv1.4": "stem.1.bn",
+        }
+        stem |= {"conv1.6": "stem.2.conv"}
+        head = re.match(r"conv1\.\d|bn1(?=\.)", name)
+        if head is not None:
+            name = ("stem.2.bn" if head[0] == "bn1" else stem[head[0]]) + name[head.end() :]
+    if avg:
+        name = re.sub(
+            r"^layer1\.0\.downsample\.([12])", lambda m: f"layer1.0.downsample.{int(m[1]) - 1}", name
+        )
+    return _headed(name)
+
+
+_VGG_POOLS = {11: (1, 2, 4, 6, 8), 13: (2, 4, 6, 8, 10), 16: (2, 4, 7, 10, 13), 19: (2, 4, 8, 12, 16)}
+
+
+def _vgg_name(name: str, layers: int, norm: bool) -> str:
+    """torchvision counts convolution, norm, ReLU and pool; the original counts convolutions and pools."""
+    part, number, rest = name.split(".", 2)
+    if part == "classifier":
+        return f"backbone.{name}"
+    at = place = done = 0
+    for convolution in range(1, _VGG_POOLS[layers][-1] + 1):
+        if int(number) in (at, at + norm):
+            return f"backbone.features.{place}.{'conv' if int(number) == at else 'bn'}.{rest}"
+        at, place, done = at + 2 + norm, place + 1, convolution
+        if done in _VGG_POOLS[layers]:
+            at, place = at + 1, place + 1
+    raise ConfigError(f"VGG-{layers} has no tensor {name}")
+
+
+def _mobile_name(name: str) -> str:
+    """torchvision numbers all blocks in one row and ends a block with a bare convolution and norm."""
+    if name.startswith("classifier."):
+        return f"head.fc.{name.rpartition('.')[2]}"
+    kinds = {"0": "conv", "1": "bn"}
+    _, number, rest = name.split(".", 2)
+    block = int(number)
+    if block in (0, 18):
+        index, _, leaf = rest.partition(".")
+        return f"backbone.conv{1 if block == 0 else 2}.{kinds[index]}.{leaf}"
+    layer = 0
+    while block > sum(_MOBILE[: layer + 1]):
+        layer += 1
+    inside = block - 1 - sum(_MOBILE[:layer])
+    parts = rest.split(".")[1:]  # after "conv"
+    last = 2 if block == 1 else 3  # convolutions of a block
+    if len(parts) == 3:
+        place, kind, leaf = int(parts[0]), kinds[parts[1]], parts[2]
+    else:
+        place, kind, leaf = last - 1, "conv" if int(parts[0]) == last - 1 else "bn", parts[1]
+    return f"backbone.layer{layer + 1}.{inside}.conv.{place}.{kind}.{leaf}"
+
+
+_SHUFFLE_PARTS = {
+    "branch1": {0: "0.conv", 1: "0.bn", 2: "1.conv", 3: "1.bn"},
+    "branch2": {0: "0.conv", 1: "0.bn", 3: "1.conv", 4: "1.bn", 5: "2.conv", 6: "2.bn"},
+}
+
+
+def _shuffle_v2_name(name: str) -> str:
+    """torchvision counts activations, too, and has stages 2 to 4 and a conv5."""
+    first, number, rest = name.split(".", 2) if name.count(".") > 1 else (*name.split("."), "")
+    if first == "fc":
+        return f"head.{name}"
+    if first in ("conv1", "conv5"):
+        kind = "conv" if number == "0" else "bn"
+        return f"backbone.{'conv1' if first == 'conv1' else 'layers.3'}.{kind}.{rest}"
+    branch, inside, leaf = rest.split(".")
+    return (
+        f"backbone.layers.{int(first[-1]) - 2}.{number}.{branch}.{_SHUFFLE_PARTS[branch][int(inside)]}.{leaf}"
+    )
