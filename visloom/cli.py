@@ -149,12 +149,12 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
-        "resume", "training", "Go on with a run, in its own directory, with identical bits.",
+        "resume", "training", "Go on with a run where it stopped, with identical bits.",
         (_RUN, _SETTINGS, *_JOB, _DRIVE),
         ("visloom resume latest", "visloom resume cifar10-003@12000 length=epochs:300"),
     ),
     Verb(
-        "branch", "training", "Start a new run from another one's checkpoint, with changes.",
+        "branch", "training", "Start a new run from a checkpoint, with changes.",
         (_RUN, _SETTINGS, _OUT, *_JOB, _DRIVE),
         ("visloom branch cifar10-003@12000 optim.lr=0.001",),
     ),
@@ -221,7 +221,7 @@ VERBS: tuple[Verb, ...] = (
         ("visloom inspect-data mine.yaml", "visloom inspect-data cifar10 --data DIR --out sheets"),
     ),
     Verb(
-        "prove-resume", "training", "Kill a training, resume it, and compare the files bit by bit.",
+        "prove-resume", "training", "Kill a training, resume it, compare the files by bits.",
         (
             Option("recipe", metavar="RECIPE", nargs="?", default="town", help="what to train (town)"),
             _SETTINGS, _DATA, _DEVICE, _TRUST,
