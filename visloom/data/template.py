@@ -99,7 +99,8 @@ class TemplateEval:
         import cv2
 
         sample = sample.resolve()
-        image, masks = _image(sample, "TemplateEval"), dict(sample.masks)
+        image = _image(sample, "TemplateEval")
+        masks: dict[str, Array] = dict(sample.masks)
         height, width = image.shape[:2]
         if height < width:
             new = self.crop, int(self.crop * width / height)
