@@ -32,7 +32,16 @@ from typing import TYPE_CHECKING, overload
 
 from visloom import bundle, faults
 from visloom.bundle import Prepared, State, parse_step, prepare, step_name
-from visloom.durable import alive, free_bytes, reason, remove_tree, size_text, sync_dir, write_text
+from visloom.durable import (
+    alive,
+    free_bytes,
+    make_dirs,
+    reason,
+    remove_tree,
+    size_text,
+    sync_dir,
+    write_text,
+)
 from visloom.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -228,7 +237,7 @@ class Checkpoints:
         step = prepared.step
         temporary = self.directory / f".tmp-{step_name(step)}-{os.getpid()}"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_dirs(self.directory)
             remove_tree(temporary)
             temporary.mkdir()
             bundle.fill(temporary, prepared)

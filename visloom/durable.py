@@ -32,6 +32,18 @@ def sync_dir(path: Path) -> None:
         os.close(handle)
 
 
+def make_dirs(path: Path) -> None:
+    """Make a directory and what is missing above it, durably; one that is there already is left alone.
+
+    Raises OSError.
+    """
+    if path.is_dir():
+        return
+    make_dirs(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_dir(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file atomically and durably: readers see the old text or the new, never a part.
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from visloom.bundle import parse_step
 from visloom.checkpoint import Checkpoints
-from visloom.durable import alive, reason, write_json
+from visloom.durable import alive, make_dirs, reason, sync_dir, write_json
 from visloom.errors import CheckpointError, ConfigError, DirectoryInUse
 
 __all__ = ["RunDir", "create", "find", "open", "safe_name", "write_json"]
@@ -221,7 +221,7 @@ def create(out: Path, name: str) -> RunDir:
     number = re.compile(re.escape(stem) + "-([0-9]{3,9})", re.IGNORECASE)
     out = Path(out).absolute()
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_dirs(out)
         taken = [int(match[1]) for entry in os.listdir(out) if (match := number.fullmatch(entry))]
         for n in count(max(taken, default=0) + 1):
             path = out / f"{stem}-{n:03d}"
@@ -229,6 +229,7 @@ def create(out: Path, name: str) -> RunDir:
                 path.mkdir()
             except FileExistsError:
                 continue
+            sync_dir(out)
             return RunDir(path)
     except FileExistsError as error:
         raise ConfigError(

@@ -20,49 +20,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.faults.stores import killed, make, right, silent
 from visloom import faults
 from visloom.checkpoint import Checkpoints, State
 from visloom.errors import CheckpointError
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-def make(step: int, note: str = "") -> State:
-    """A state whose values tell its step."""
-    group = {"w": torch.full((50, 7), float(step)), "n": torch.tensor(step)}
-    return State(step, {"model": group, "optim": {"w": group["w"] + 1}}, {"step_again": step, "note": note})
-
-
-def right(state: State | None) -> bool:
-    """Whether a state is wholly that of one step."""
-    if state is None:
-        return False
-    want = make(state.step)
-    return state.data["step_again"] == state.step and all(
-        torch.equal(tensor, state.tensors[stem][name])
-        for stem, group in want.tensors.items()
-        for name, tensor in group.items()
-    )
-
-
-def silent(sentence: str) -> None:
-    """Fail: nothing should have been passed over."""
-    raise AssertionError(sentence)
-
-
-def killed(work: Callable[[], None], orders: str) -> int:
-    """Run `work` in a child process under fault orders; return the signal that ended it, or 0."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            faults.arm(orders)
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
-    return os.WTERMSIG(status)
 
 
 # point -> the step that must be found after saving 1, 2 (done) and being killed in the save of 3
@@ -385,6 +348,7 @@ def test_everything_is_synced_before_it_is_named(tmp_path, monkeypatch):
     temporary = f".tmp-step-00000001-{os.getpid()}"
     hint = f".latest.tmp-{os.getpid()}"
     assert events == [
+        f"sync {tmp_path.name}",  # the name of the folder itself
         "sync model.safetensors",
         "sync optim.safetensors",
         "sync state.json",

@@ -129,7 +129,7 @@ def test_a_file_in_the_way(tmp_path):
     with pytest.raises(ConfigError, match=r"runs is a file.*host\.out") as caught:
         create(tmp_path / "runs", "x")
     assert caught.value.path == "host.out"
-    with pytest.raises(ConfigError, match=r"Not a directory.*host\.out"):
+    with pytest.raises(ConfigError, match=r"runs is a file.*host\.out"):
         create(tmp_path / "runs" / "deeper", "x")
 
 
