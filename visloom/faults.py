@@ -20,7 +20,8 @@ Points, in the order of a run (a point with `/FILE` also answers to its name wit
     before-latest            the checkpoint is durable, the file `latest` is old
     prune                    a superseded checkpoint has been moved away, its files still exist
     best-save                before the file `best` is written
-    evaluation               inside an evaluation (the driver's loop)
+    evaluation-batch         inside an evaluation, after each of its batches
+    evaluation               after an evaluation, which the run does not know of yet
 """
 
 from __future__ import annotations

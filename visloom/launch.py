@@ -327,6 +327,7 @@ class Launch:
         return result
 
     def _eval_tick(self, name: str, number: int, total: int) -> None:
+        faults.point("evaluation-batch")
         self.teller.working(f"evaluating {name}", number, total)
 
     def _judge(self, name: str, setting: Eval, values: Mapping[str, float]) -> tuple[Monitor | None, bool]:
