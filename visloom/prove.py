@@ -1,9 +1,8 @@
 """Prove resume: kill a run with SIGKILL, resume it, and compare its files with those of a run left alone.
 
-The run left alone trains in one process from start to end. The other one is killed again and again: half of
-the kills come at a random moment, the others while a checkpoint is being written (which a fault point makes
-slow). What is compared is the sha256 of every file of the last checkpoint (weights, moments, averages, ledger)
-and of log.jsonl.
+The run left alone trains in one process from start to end. The other one is killed again and again: at a random
+moment, while a checkpoint is being written (which a fault point makes slow), or exactly at a fault point. What is
+compared is the sha256 of every file of the last checkpoint (weights, moments, averages, ledger) and of log.jsonl.
 """
 
 from __future__ import annotations
@@ -16,18 +15,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import IO, Protocol
 
 from visloom.bundle import step_name
 from visloom.checkpoint import Checkpoints
 from visloom.errors import CheckpointError, UsageError, VisloomError
 
-Moment = Literal["any time", "in a write"]
+Moment = str
+"""When a kill comes: "any time", "in a write", or a fault point as VISLOOM_FAULT names it ("best-save@2")."""
 
 _SLOW = 0.03  # seconds that a slow writer waits at every point of a write
+_WRITE = (
+    8 * _SLOW
+)  # kills in a write come within so many seconds of its beginning; slowed down, it takes longer
 _PATIENCE = 900.0  # seconds that one life may take at most
 
 
@@ -39,12 +42,36 @@ class RunFailed(VisloomError):
         self.exit_code = code
 
 
+class Process(Protocol):
+    """A running process, as `subprocess.Popen` is one; the leader of its own process group."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+def spawn(words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Process:
+    """Start `visloom WORDS` in an interpreter of its own, with additions to the environment."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "visloom", *words],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to prove: `visloom train RECIPE SETTINGS OPTIONS`, killed so many times.
 
     options: further words of the train command (`--data DIR`).  again: those of `visloom resume` (`--trust`).
-    folder: where both runs go.  seed: draws the moments of the kills.
+    moments: the kinds of the kills, in turn.  workers: data workers of each life, in turn; () leaves them alone.
+    folder: where both runs go.  seed: draws the moments of the kills.  start: makes the processes.
     """
 
     recipe: str
@@ -54,15 +81,22 @@ class Plan:
     kills: int = 6
     seed: int = 0
     folder: Path = Path("prove-resume")
+    moments: tuple[Moment, ...] = ("any time", "in a write")
+    workers: tuple[int, ...] = ()
+    start: Callable[[Sequence[str], Mapping[str, str], IO[bytes]], Process] = spawn
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill. step: the newest whole checkpoint after it, or None.  torn: a half-written one lay there."""
+    """One kill. step: the newest whole checkpoint after it, or None.  torn: a half-written one lay there.
+
+    workers: data workers of the life that it ended, or None where the plan leaves them alone.
+    """
 
     moment: Moment
     step: int | None
     torn: bool
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,12 +172,12 @@ def _with_kills(plan: Plan, killed: _Life, pace: Pace, say: Callable[[str], None
     proof = Proof()
     draws = random.Random(plan.seed)
     for number in range(plan.kills):
-        moment: Moment = "in a write" if number % 2 else "any time"
-        killed.start(slow=moment == "in a write")
+        moment = plan.moments[number % len(plan.moments)]
+        killed.start(_FAULTS.get(moment, f"kill-at:{moment}"))
         share = pace.steps / (plan.kills + 1)
         after, before = int(share * (number + draws.random())), int(share * (number + 1))
         if moment == "in a write":
-            delay = draws.uniform(0, 2 * _SLOW)
+            delay = draws.uniform(0, _WRITE)
         elif draws.random() < 0.25:
             delay = -draws.uniform(0, pace.setup)  # before the first step of this process
         else:
@@ -162,6 +196,9 @@ def _with_kills(plan: Plan, killed: _Life, pace: Pace, say: Callable[[str], None
     return proof
 
 
+_FAULTS = {"any time": "", "in a write": f"slow-write:{_SLOW}"}
+
+
 class _Life:
     """The processes of one run, one after the other, and its directory."""
 
@@ -169,7 +206,8 @@ class _Life:
         self.plan, self.out = plan, out
         self.log = out.with_suffix(".txt")  # what the processes said
         self.over = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self.lives = 0
+        self._process: Process | None = None
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -184,36 +222,40 @@ class _Life:
         """The run directory, once there is something to resume."""
         return next((file.parent for file in self.out.glob("*/run.json")), None)
 
-    def start(self, *, slow: bool = False) -> None:
-        """Start training, or go on where the last process ended. slow: the writer of checkpoints is."""
+    @property
+    def workers(self) -> int | None:
+        """Data workers of this life, or None where the plan leaves them alone."""
+        counts = self.plan.workers
+        return counts[(self.lives - 1) % len(counts)] if counts else None
+
+    def start(self, fault: str = "") -> None:
+        """Start training, or go on where the last process ended. fault: as VISLOOM_FAULT has it."""
         found = self._found()
         plan = self.plan
+        self.lives += 1
+        words = [] if self.workers is None else [f"host.workers={self.workers}"]
         if found is not None:
-            words = ["resume", str(found), *plan.again]
+            words = ["resume", str(found), *words, *plan.again]
         else:
             shutil.rmtree(self.out)  # a directory that was killed before it could be resumed
             self.out.mkdir()
-            words = ["train", plan.recipe, *plan.settings, *plan.options, "--out", str(self.out)]
-        environment = {**os.environ, "NO_COLOR": "1", "VISLOOM_FAULT": f"slow-write:{_SLOW}" if slow else ""}
+            words = ["train", plan.recipe, *plan.settings, *words, *plan.options, "--out", str(self.out)]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "visloom", *words],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = plan.start(words, {"NO_COLOR": "1", "VISLOOM_FAULT": fault}, log)
 
     def finish(self) -> None:
         """Wait for the end of the run."""
+        self._ended()
+        self._look()
+
+    def _ended(self) -> int:
+        """Wait for the end of the process; its exit code, or minus the signal that killed it."""
         assert self._process is not None
         try:
-            self._process.wait(_PATIENCE)
+            return self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired as error:
             self.stop()
             raise RunFailed(f"a run did not end within {_PATIENCE:.0f} s; see {self.log}", 1) from error
-        self._look()
 
     def _look(self) -> bool:
         """Say whether the process has ended by itself. Raises RunFailed if it did so with an error."""
@@ -234,13 +276,30 @@ class _Life:
     def kill(self, moment: Moment, after: int, before: int, delay: float) -> Kill | None:
         """Kill the process at a moment; None if it was done before.
 
+        At a fault point the process kills itself, and neither steps nor delay count.
+
         after: a step: the moment comes when this process has trained and a checkpoint of that step is whole
             ("any time"), or when a checkpoint of at least that step is half written.
         before: a step: the delay ends early once a checkpoint of that step is whole, lest the run ends.
         delay: seconds from then on; negative ones count from the start of the process.
         """
-        process = self._process
-        assert process is not None
+        if moment in _FAULTS:
+            if not self._reach(moment, after, before, delay):
+                return None
+            self.stop()
+        elif not self._killed():
+            return None
+        return Kill(moment, self._newest() or None, self._writing(), self.workers)
+
+    def _killed(self) -> bool:
+        """Wait for the end of the process; False if it was done before a fault point killed it."""
+        if self._ended() == -signal.SIGKILL:
+            return True
+        self._look()
+        return False
+
+    def _reach(self, moment: Moment, after: int, before: int, delay: float) -> bool:
+        """Wait for the moment of a kill; False if the process was done before."""
 
         def sign() -> bool:
             return self._writing(after) if moment == "in a write" else self._training(after)
@@ -248,14 +307,11 @@ class _Life:
         if delay < 0:
             delay = -delay
         elif not self._await(sign):
-            return None
+            return False
         end = time.monotonic() + delay
         while time.monotonic() < end and not self._look() and self._newest() < max(before, after + 1):
             time.sleep(0.002)
-        if self._look():
-            return None
-        self.stop()
-        return Kill(moment, self._newest() or None, self._writing())
+        return not self._look()
 
     def _newest(self) -> int:
         """The step of the newest whole checkpoint, 0 if there is none."""
