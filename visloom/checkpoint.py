@@ -243,8 +243,8 @@ class Checkpoints:
             bundle.fill(temporary, prepared)
             self._put_in_place(temporary, step)
         except Exception as error:
-            free = free_bytes(self.directory)  # before the remains go
             remove_tree(temporary)
+            free = free_bytes(self.directory)  # without the remains, which are part of what is needed
             if isinstance(error, OSError):
                 raise CheckpointError(self._why_not(step, error, prepared.nbytes, free)) from error
             raise

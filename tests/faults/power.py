@@ -143,7 +143,7 @@ class Cut:
     marks: tuple[Any, ...]
 
     def build(self, log: Recorder, place: Path, unsynced: str) -> None:
-        """Make the folder as it would be found. unsynced: "empty" or "zeros" are found in files that were not synced."""
+        """Make the folder as it would be found; files that were not synced hold nothing, or "zeros"."""
         self._build(log.top, log, place, unsynced)
 
     def _build(self, folder: int, log: Recorder, place: Path, unsynced: str) -> None:

@@ -291,29 +291,6 @@ def test_a_limit_of_the_real_kernel(tmp_path):
     assert last == "[1] ['latest', 'step-00000001'] True"
 
 
-@posix
-def test_a_real_full_disk(tmp_path):
-    """A 1 MB file system in memory; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "x", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
-        store = Checkpoints(disk / "c", keep=2, background=True)
-        store.save(State(1, {"model": {"w": torch.ones(100_000)}}, {}))
-        store.join()
-        store.save(State(2, {"model": {"w": torch.ones(200_000)}}, {}))
-        with pytest.raises(CheckpointError, match=r"No space left on device; it needs 800\.\d kB, "):
-            store.join()
-        assert store.steps() == [1]
-        assert store.verify(1) == ""
-        assert sorted(os.listdir(disk / "c")) == ["latest", "step-00000001"]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 # -- order of what reaches the disk --------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Power loss: wherever the power goes while checkpoints are written, one that verifies is found, and no older than promised.
+"""Power loss: wherever the power goes in a write, a checkpoint that verifies is found, no older than promised.
 
 The log of names, bytes and syncs (`tests/faults/power.py`) is cut at every event; what was not synced is lost in every
 way that a file system may lose it.
