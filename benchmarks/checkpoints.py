@@ -3,10 +3,11 @@
     python benchmarks/checkpoints.py                      100 MB, 9 repeats
     python benchmarks/checkpoints.py --megabytes 400 --folder /data
 
-Interleaved repeats and their medians: `torch.save` as most trainers call it (a file, not synced), the same with fsync, and
-`Checkpoints.save` in the background, where the loop waits for a copy only; then the time until the checkpoint is durable,
-each of its files hashed, synced and in the manifest. The loop between saves is imitated by matrix products, whose time
-with and without a write beside them is told too. Each checkpoint is verified, outside the clock.
+Interleaved repeats and their medians: `torch.save` as most trainers call it (a file, not synced), the same with fsync,
+and `Checkpoints.save` in the background, where the loop waits for a copy only; then the time until the checkpoint is
+durable, each of its files hashed, synced and in the manifest. The loop between saves is imitated by matrix products,
+whose time with and without a write beside them is told too. Each checkpoint is verified, outside the clock. The exit
+code is 1 if the loop stood still for more than a quarter of torch.save's time.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def page(options: argparse.Namespace, times: dict[str, list[float]], medians: di
     """Return the table."""
     whole = medians["torch.save"]
     lines = [
-        f"{options.megabytes} MB in {len(model(options.megabytes))} tensors, {options.repeats} interleaved repeats, torch "
-        f"{torch.__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores.",
+        f"{options.megabytes} MB in {len(model(options.megabytes))} tensors, {options.repeats} interleaved repeats, "
+        f"torch {torch.__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores.",
         "",
         "| what | median, ms | least to most, ms | of torch.save |",
         "|---|---|---|---|",

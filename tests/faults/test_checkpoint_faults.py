@@ -22,7 +22,7 @@ import torch
 
 from tests.faults.stores import killed, make, right, silent
 from visloom import faults
-from visloom.checkpoint import Checkpoints, State
+from visloom.checkpoint import Checkpoints
 from visloom.errors import CheckpointError
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

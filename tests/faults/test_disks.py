@@ -1,4 +1,4 @@
-"""Disks that refuse, by the real kernel: full, read-only, not ours. The checkpoint before stays whole, and the run goes on.
+"""Disks that refuse, by the real kernel: full, read-only, not ours. The checkpoint before stays; the run goes on.
 
 Run directories are on file systems of their own, so that nothing may be written to /tmp and moved.
 """
@@ -36,9 +36,13 @@ def big(step: int, values: int = 100_000) -> State:
 def refused(store: Checkpoints, state: State) -> str:
     """Save, expect a refusal, and return its words; nothing half-written is left."""
     before = sorted(os.listdir(store.directory))
-    with pytest.raises(CheckpointError) as caught:
+
+    def save() -> None:
         store.save(state)
         store.join()
+
+    with pytest.raises(CheckpointError) as caught:
+        save()
     assert sorted(os.listdir(store.directory)) == before
     return str(caught.value)
 
