@@ -31,12 +31,12 @@ class Crash(Exception):
 
 def crash_at(step: int) -> Drive:
     """A loop that ends after update `step`, before anything that is due then."""
-    return _after(step, _crash)
+    return _in_step(step, after=_crash)
 
 
 def signal_at(step: int) -> Drive:
     """A loop in which SIGTERM comes during update `step`."""
-    return _after(step, _ask)
+    return _in_step(step, before=_ask)
 
 
 def _crash(launch: Launch) -> None:
@@ -47,16 +47,25 @@ def _ask(launch: Launch) -> None:
     launch.signals.asked = "SIGTERM"
 
 
-def _after(at: int, what: Callable[[Launch], None]) -> Drive:
+def _nothing(launch: Launch) -> None:
+    pass
+
+
+def _in_step(
+    at: int, before: Callable[[Launch], None] = _nothing, after: Callable[[Launch], None] = _nothing
+) -> Drive:
+    """A loop that does something before and after the bookkeeping of one step."""
+
     def loop(launch: Launch) -> None:
         original = launch.after
 
-        def after(step: Any) -> None:
+        def bookkeeping(step: Any) -> None:
+            here = step.index == at
+            (before if here else _nothing)(launch)
             original(step)
-            if step.index == at:
-                what(launch)
+            (after if here else _nothing)(launch)
 
-        launch.after = after  # type: ignore[method-assign]
+        launch.after = bookkeeping  # type: ignore[method-assign]
         drive(launch)
 
     return loop

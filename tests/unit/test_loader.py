@@ -97,6 +97,17 @@ def test_leaving_the_loop_stops_the_workers():
     assert len(multiprocessing.active_children()) == before
 
 
+def test_leaving_the_loop_kills_a_worker_that_hangs():
+    # torch asks it to end, waits 5 seconds and then forgets it
+    import multiprocessing
+
+    stream = Shuffled(source=Numbers(hang=6), batch=5, shuffle=False)
+    batches = Loader(Plan(stream, Lister(), seed=0), Host(workers=2), CPU, 4).open()
+    next(batches)
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_workers_of_a_process_that_is_killed_while_they_start_end_too(monkeypatch):
     # torch's watch of the parent began too late to see it die, and they stayed for ever
