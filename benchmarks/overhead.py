@@ -1,17 +1,21 @@
 """What the engine costs per step, against a raw PyTorch loop, interleaved in one process.
 
-    python benchmarks/overhead.py [--steps 2000] [--repeats 5] [--json FILE]
+    python benchmarks/overhead.py [--rounds 200] [--json FILE]
 
-A tiny network (MLP 32-64-10, batch 64, cached, one thread) makes the loop itself visible. Figures are process CPU time
-in microseconds per step, medians over interleaved repeats; each row names what both sides do. "full" is a progress
-line, a log point every 50 steps to a file, running accuracy every step and a per-step cosine schedule. Syncs are
-counted by a TorchDispatchMode that sees every `.item()` between log points.
+A tiny network (MLP 32-64-10, batch 64, cached, one thread) makes the loop itself visible. Both sides run in turns of
+50 steps in one process, so that a busy neighbour or a changing clock hits both; a difference is one turn of the
+engine minus the mean of the raw turns before and after it. Figures are process CPU time in microseconds per step,
+medians over all turns; each row names what both sides do. "full" is a progress line, a log point every 50 steps to a
+file, running accuracy every step and a per-step cosine schedule. Syncs are counted by a TorchDispatchMode that sees
+every `.item()` between log points.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import json
 import math
 import statistics
@@ -38,6 +42,7 @@ from visloom.schedule import Constant, Cosine
 from visloom.task import Batch, Losses
 from visloom.units import NonFinite
 
+TURN, WARM = 50, 10  # steps of a turn; rounds that only warm up
 BARE = How(precision="fp32", non_finite=NonFinite("ignore"), channels_last=False)
 
 
@@ -89,8 +94,8 @@ def make_batches() -> list[Rows]:
     ]
 
 
-def raw(batches: list[Rows], steps: int, feature: str, folder: Path) -> float:
-    """The loop by hand, with the same feature by hand."""
+def raw(batches: list[Rows], steps: int, feature: str, folder: Path) -> Iterator[None]:
+    """The loop by hand, with the same feature by hand; hands back after every turn."""
     seed_torch(1)
     task = Tiny(metric=False)
     net = task.net
@@ -101,7 +106,6 @@ def raw(batches: list[Rows], steps: int, feature: str, folder: Path) -> float:
     total_loss = torch.zeros(())
     log = (folder / "raw.jsonl").open("w")
     feed = Cached(batches, steps).open()
-    began = time.process_time()
     for step in range(steps):
         batch = next(feed)
         assert isinstance(batch, Rows)
@@ -134,13 +138,13 @@ def raw(batches: list[Rows], steps: int, feature: str, folder: Path) -> float:
                 log.write(json.dumps(row) + "\n")
                 print(f"{step + 1}/{steps} {row}", file=log)
                 right.zero_(), total_loss.zero_()
-    seconds = time.process_time() - began
+        if (step + 1) % TURN == 0:
+            yield
     log.close()
-    return seconds / steps * 1e6
 
 
-def engine(batches: list[Rows], steps: int, feature: str, folder: Path) -> float:
-    """The same through the engine, driven as `visloom.drive` does it."""
+def engine(batches: list[Rows], steps: int, feature: str, folder: Path) -> Iterator[None]:
+    """The same through the engine, driven as `visloom.drive` does it; hands back after every turn."""
     hows: dict[str, How] = {
         "clip": How(precision="fp32", non_finite=NonFinite("ignore"), clip=Clip(norm=1.0)),
         "ema": How(precision="fp32", non_finite=NonFinite("ignore"), ema=Ema(decay=0.999)),
@@ -160,16 +164,16 @@ def engine(batches: list[Rows], steps: int, feature: str, folder: Path) -> float
         how=hows.get(feature, BARE),
     )
     if not full:
-        began = time.process_time()
         for step in made.steps():
             if feature == "finite" and step.index % 50 == 0:
                 made.bad_steps()
-        return (time.process_time() - began) / steps * 1e6
+            if step.index % TURN == 0:
+                yield
+        return
     meter = Meter()
     with Teller(
         folder / "run", total=steps, steps_per_epoch=500, batch=64, screen="plain", tensorboard=False
     ) as teller:
-        began = time.process_time()
         for step in made.steps():
             meter.add(step)
             teller.tick(step.index)
@@ -177,7 +181,34 @@ def engine(batches: list[Rows], steps: int, feature: str, folder: Path) -> float
                 losses, logs = split_names(meter.read())
                 point = Point(step=step.index, losses=losses, logs=logs, lrs=step.lr, steps=50, seconds=1.0)
                 teller.point(point)
-        return (time.process_time() - began) / steps * 1e6
+            if step.index % TURN == 0:
+                yield
+
+
+def turns(side: Iterator[None]) -> Iterator[float]:
+    """CPU microseconds per step of each turn."""
+    while True:
+        began = time.process_time()
+        try:
+            next(side)
+        except StopIteration:
+            return
+        yield (time.process_time() - began) / TURN * 1e6
+
+
+def measure(batches: list[Rows], rounds: int, feature: str) -> tuple[list[float], list[float]]:
+    """Run both sides in turns; returns (engine minus raw, raw) of each round, without the first ones."""
+    steps = (rounds + WARM + 1) * TURN
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "run").mkdir()
+        by_hand, through = (turns(side(batches, steps, feature, Path(folder))) for side in (raw, engine))
+        before = next(by_hand)
+        over, base = [], []
+        for after, ours in zip(by_hand, through, strict=False):
+            over.append(ours - (before + after) / 2)
+            base.append((before + after) / 2)
+            before = after
+    return over[WARM:], base[WARM:]
 
 
 class CountSyncs(TorchDispatchMode):
@@ -208,46 +239,33 @@ def syncs_between_log_points(batches: list[Rows]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     batches = make_batches()
-    features = ["bare", "full", "clip", "ema", "autocast", "finite"]
-    differences: dict[str, list[float]] = {f: [] for f in features}
-    base: dict[str, list[float]] = {f: [] for f in features}
-    for repeat in range(options.repeats + 1):
-        for feature in features:
-            with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / "run").mkdir()
-                # engine between two raw runs, so that a drift of the machine cancels
-                first, middle, last = (
-                    f(batches, options.steps, feature, Path(folder)) for f in (raw, engine, raw)
-                )
-            if repeat:  # the first round warms up
-                differences[feature].append(middle - (first + last) / 2)
-                base[feature].append((first + last) / 2)
-    print(f"{'feature':10} {'raw us':>8} {'engine over raw us':>20}   (min .. max)")
+    print(f"{'feature':10} {'raw us':>8} {'engine over raw us':>20}   (quartiles)")
     rows = {}
-    for feature in features:
-        values = differences[feature]
-        rows[feature] = {"raw_us": statistics.median(base[feature]), "over_us": statistics.median(values)}
-        print(
-            f"{feature:10} {rows[feature]['raw_us']:8.1f} {rows[feature]['over_us']:20.1f}   "
-            f"({min(values):.1f} .. {max(values):.1f})"
-        )
+    for feature in ("bare", "full", "clip", "ema", "autocast", "finite"):
+        with contextlib.redirect_stdout(io.StringIO()):  # the progress lines of "full" are part of its cost
+            over, base = measure(batches, options.rounds, feature)
+        low, middle, high = statistics.quantiles(over, n=4)
+        rows[feature] = {"raw_us": statistics.median(base), "over_us": middle}
+        print(f"{feature:10} {rows[feature]['raw_us']:8.1f} {middle:20.1f}   ({low:.1f} .. {high:.1f})")
     syncs = syncs_between_log_points(batches)
     print(f"host waits between log points, 40 steps with clip, EMA, bf16, finite check, metrics: {syncs}")
-    bare = rows["bare"]
-    full_over_bare_raw = rows["full"]["raw_us"] + rows["full"]["over_us"] - bare["raw_us"]
-    print(f"full features over the bare raw loop: {full_over_bare_raw:.1f} us (by hand: "
-          f"{rows['full']['raw_us'] - bare['raw_us']:.1f} us)")  # fmt: skip
-    for feature in features[2:]:
-        over = rows[feature]["over_us"] - bare["over_us"]
-        print(f"{feature}: {over:+.1f} us over the same feature by hand")
+    bare, full = rows["bare"], rows["full"]
+    by_hand = full["raw_us"] - bare["raw_us"]
+    print(
+        f"full features over the bare raw loop: {by_hand + full['over_us']:.1f} us (by hand: {by_hand:.1f} us)"
+    )
+    for feature in ("clip", "ema", "autocast", "finite"):
+        over_bare = rows[feature]["over_us"] - bare["over_us"]
+        print(f"{feature}: {over_bare:+.1f} us over the same feature by hand")
     if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "syncs": syncs, "steps": options.steps}, indent=1))
+        options.json.write_text(
+            json.dumps({"rows": rows, "syncs": syncs, "rounds": options.rounds}, indent=1)
+        )
 
 
 if __name__ == "__main__":

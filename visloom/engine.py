@@ -166,7 +166,7 @@ class Engine:
         if self.momentum is not None:
             set_momentum(optimizer.groups, self.momentum, at)
         self.progress.step.fill_(float(step))
-        progress = self.progress._replace(done=step / self.total)
+        progress = Progress(self.progress.step, self.progress.total, step / self.total)
         if self._backup:
             torch._foreach_copy_(self._backup, self._buffers)
 
@@ -444,14 +444,14 @@ def _added(a: Losses, b: Losses) -> Losses:
 
 
 def _detached(losses: Losses, micro: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return _without_graph(losses.terms, micro), _without_graph(losses.logs, micro)
+
+
+def _without_graph(values: Mapping[str, Tensor], micro: int) -> dict[str, Tensor]:
+    """The values without their graphs, averaged over micro-batches."""
     if micro == 1:
-        return {k: v.detach() for k, v in losses.terms.items()}, {
-            k: v.detach() for k, v in losses.logs.items()
-        }
-    return (
-        {k: v.detach() / micro for k, v in losses.terms.items()},
-        {k: v.detach() / micro for k, v in losses.logs.items()},
-    )
+        return {name: value.detach() for name, value in values.items()}
+    return {name: value.detach() / micro for name, value in values.items()}
 
 
 def _fill_idle(parameters: list[nn.Parameter]) -> None:

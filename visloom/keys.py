@@ -123,8 +123,16 @@ def seed_torch(key: int) -> None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for cuda in torch.cuda.default_generators:
             cuda.manual_seed(seed)
-    if torch.backends.mps.is_available():  # pragma: no cover - needs a Mac
+    if _has_mps():  # pragma: no cover - needs a Mac
         torch.mps.manual_seed(seed)
+
+
+@lru_cache(maxsize=1)
+def _has_mps() -> bool:
+    """Asked once: this runs every step, and hardware does not come and go."""
+    import torch
+
+    return torch.backends.mps.is_available()
 
 
 @contextmanager

@@ -24,23 +24,26 @@ class Meter:
         self._skipped: dict[str, Tensor] = {}  # how many of the counted steps to leave out
         self._epoch: dict[str, list[float]] = {}  # name -> [sum, count] over the epoch, on the host
 
-    @torch.no_grad()
     def add(self, step: Step) -> None:
-        """Take in the losses and logs of one step."""
-        sums, counts, bad = self._sums, self._counts, step.bad
-        norm = {} if step.grad_norm is None else {"grad_norm": step.grad_norm}
-        for prefix, values in (("loss/", step.losses), ("", step.logs), ("", norm)):
-            for name, value in values.items():
-                key = prefix + name
-                if bad is not None:
-                    value = value.detach().masked_fill(bad, 0.0)
-                    self._skipped[key] = self._skipped[key] + bad if key in self._skipped else bad.float()
-                if key in sums:
-                    sums[key].add_(value)
-                    counts[key] += 1
-                else:
-                    sums[key] = value.detach().float().clone()
-                    counts[key] = 1
+        """Take in the losses and logs of one step: tensors without a graph."""
+        for name, value in step.losses.items():
+            self._take("loss/" + name, value, step.bad)
+        for name, value in step.logs.items():
+            self._take(name, value, step.bad)
+        if step.grad_norm is not None:
+            self._take("grad_norm", step.grad_norm, step.bad)
+
+    def _take(self, key: str, value: Tensor, bad: Tensor | None) -> None:
+        if bad is not None:
+            value = value.masked_fill(bad, 0.0)
+            self._skipped[key] = self._skipped[key] + bad if key in self._skipped else bad.float()
+        total = self._sums.get(key)
+        if total is not None:
+            total.add_(value)
+            self._counts[key] += 1
+        else:
+            self._sums[key] = value.float().clone()
+            self._counts[key] = 1
 
     def read(self) -> dict[str, float]:
         """Return the means since the last read, over all processes; waits for the device."""

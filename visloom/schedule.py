@@ -33,17 +33,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from visloom.errors import ConfigError
 from visloom.units import Epochs, Steps, to_steps
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands just before an update.
+class Progress(NamedTuple):
+    """Where a run stands just before an update. (A tuple, because one is made every step.)
 
     step: updates already done, 0 .. total - 1.  total: updates of the whole run.
     steps_per_epoch: updates of one pass over the training stream.
@@ -93,7 +92,7 @@ class Curve(Schedule):
         step = max(0, at.step - self.lag)
         if self.by == "epoch":
             step -= step % at.steps_per_epoch
-        return self.value(base, at if step == at.step else replace(at, step=step))
+        return self.value(base, at if step == at.step else at._replace(step=step))
 
     def value(self, base: float, at: Progress) -> float:
         """Return f(p) with p = at.step."""
