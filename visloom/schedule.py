@@ -24,7 +24,8 @@ epoch, so that the value is fixed during an epoch.
 
 A schedule of momentum is the same object; its base is SGD's `momentum` or the first of Adam's `betas`. In
 mmcv a warmup of momentum divides by the factor that it multiplies the learning rate by (momentum 0.9 with
-ratio 0.5 starts at 1.8, which diverges); `Warmup` always multiplies.
+ratio 0.5 starts at 1.8, which diverges); `Warmup` multiplies, unless its `compat` is set.
+`visloom/convert/mmcls_schedules.py` turns mmcv's lr_config and momentum_config into these schedules.
 
 A learning rate that falls linearly to zero after a warmup is `Warmup(Linear(0), length)`.
 """
@@ -278,7 +279,7 @@ class FlatCosine(Decay):
 
     def value(self, base: float, at: Progress) -> float:
         grain = at.steps_per_epoch if self.by == "epoch" else 1
-        bend = round(self.start * at.total / grain) * grain
+        bend = round(self.start * (at.total / grain)) * grain
         if at.step <= bend or bend >= at.total:
             return base
         return _anneal("cosine", base, self.end(base), min(1.0, (at.step - bend) / (at.total - bend)))
@@ -365,6 +366,8 @@ class OneCycle(Curve):
     ends: "last": the last update has the end value and the peak lies at rise * total - 1 (torch OneCycleLR,
         mmcv 1.7 OneCycle); "total": one update more would have it and the peak lies at int(rise * total), as
         in the other schedules here (the template, with lag -1).
+    length: of the whole cycle, where it is longer than the run, which then ends inside it (torch, mmcv:
+        total_steps); None is the run's.
     For momentum set the optimizer's to the lowest value, 0.85: `OneCycle(div=0.85 / 0.95, final_div=1)`.
     Source: Smith, Topin, "Super-convergence", 2018.
     """
@@ -375,21 +378,28 @@ class OneCycle(Curve):
     shape: Literal["cosine", "linear"] = "cosine"
     three_phase: bool = False
     ends: Literal["last", "total"] = "last"
+    length: Steps | Epochs | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        top = 0.5 if self.three_phase else 1.0
-        _require(0 <= self.rise <= top, f"rise is a share of the run, 0 <= rise <= {top}, got {self.rise}")
+        _require(0 <= self.rise <= 1, f"rise is a share of the run, 0 <= rise <= 1, got {self.rise}")
         _require(self.div > 0 and self.final_div > 0, "div and final_div must be positive")
         _one_of("shape", self.shape, "cosine", "linear")
         _one_of("ends", self.ends, "last", "total")
 
     def value(self, base: float, at: Progress) -> float:
         first, last = base / self.div, base / self.div / self.final_div
+        total = at.total if self.length is None else _steps(self.length, at)
+        if total < at.total:
+            raise ConfigError(
+                f"OneCycle: its length of {self.length} is {total} steps, but the run has {at.total}; "
+                "make it longer, or leave it out to take the run's",
+                path="schedule.length",
+            )
         if self.ends == "last":
-            peak, end = self.rise * at.total - 1.0, at.total - 1.0
+            peak, end = self.rise * total - 1.0, total - 1.0
         else:
-            peak, end = float(int(self.rise * at.total)), float(at.total)
+            peak, end = float(int(self.rise * total)), float(total)
         middle = [(peak, base), (2.0 * peak, first)] if self.three_phase else [(peak, base)]
         knots = [(0.0, first), *middle, (end, last)]
         for (x0, y0), (x1, y1) in pairwise(knots):
@@ -409,6 +419,8 @@ class Warmup(Curve):
 
     of: what the factor multiplies until then: "inner", the schedule that is already running (mmcv,
         maskrcnn-benchmark), or "base" (timm; the template's Poly with warmup_epochs).
+    compat: mmcv's warmup of momentum, which divides by the factor; a constant one leaves the momentum alone, at
+        its first value or, where `inner` goes by epoch, at the epoch's.
     `lag` and `by` of the warmup hold for `inner` too, so `lag` is set on one of the two at most.
     Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
     """
@@ -418,6 +430,7 @@ class Warmup(Curve):
     start: float = 0.1
     shape: Literal["constant", "linear", "exp"] = "linear"
     of: Literal["inner", "base"] = "inner"
+    compat: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -425,6 +438,7 @@ class Warmup(Curve):
         _one_of("of", self.of, "inner", "base")
         _require(0 <= self.start <= 1, f"start is a factor, 0 <= start <= 1, got {self.start}")
         _require(self.start > 0 or self.shape == "linear", f"start must be positive for shape {self.shape}")
+        _require(self.start > 0 or not self.compat, "with compat, which divides, start must be positive")
         both = self.lag and getattr(self.inner, "lag", 0)
         _require(not both, "the lag of a warmup moves its inner schedule too: set it on one of the two")
 
@@ -433,9 +447,19 @@ class Warmup(Curve):
         if at.step >= length:
             return self.inner(base, at)
         value = base if self.of == "base" else self.inner(base, at)
-        left = 1.0 - at.step / length
+        if self.compat and self.shape == "constant":
+            return (
+                value
+                if getattr(self.inner, "by", "step") == "epoch"
+                else self.inner(base, replace(at, step=0))
+            )
+        factor = self._factor(at.step / length)
+        return value / factor if self.compat else value * factor
+
+    def _factor(self, done: float) -> float:
+        left = 1.0 - done
         if self.shape == "constant":
-            return value * self.start
+            return self.start
         if self.shape == "linear":
-            return value * (1.0 - left * (1.0 - self.start))
-        return value * math.pow(self.start, left)
+            return 1.0 - left * (1.0 - self.start)
+        return math.pow(self.start, left)
