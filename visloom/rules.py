@@ -13,19 +13,10 @@ A parameter's kinds come from the type of the module that owns it:
     dwconv       of a depthwise one (groups == input channels > 1); it is `conv` too
     linear       weight and bias of linear, bilinear and attention projections
     embedding    the table of an embedding
-    bias         the bias of any layer except norms, deformable convolutions and their offset convolutions
+    bias         the bias of any layer except norms and the offset convolutions of deformable ones
 
 That the bias of a norm is no `bias` is what mmcv's bias options mean: they raise the learning rate of biases
-and spare the norms. Its paramwise options become rules in this order:
-
-    norm_decay_mult       Rule(kind="norm", weight_decay=...)
-    dwconv_decay_mult     Rule(kind="dwconv", weight_decay=...); where there are depthwise convolutions
-                          it stands before the next one even if it is 1
-    bias_decay_mult       Rule(kind="bias", weight_decay=...)
-    bias_lr_mult          Rule(kind="bias", lr=...)
-    dcn_offset_lr_mult    Rule(kind="dcn_offset", lr=...)
-
-One difference remains: mmcv takes a convolution of a one-channel image for a depthwise one. Parameters
+and spare the norms. `visloom/convert/mmcls_rules.py` turns its paramwise options into rules. Parameters
 without a kind (raw ones, position embeddings) match `any` only.
 """
 
@@ -97,10 +88,9 @@ def _kinds(owner: nn.Module, local: str, parameter: nn.Parameter, offsets: set[i
     if isinstance(owner, _NORMS) or ("norm" in type(owner).__name__.lower() and parameter.ndim <= 1):
         yield "norm"  # by name: norms that libraries write themselves (timm's RmsNorm, EvoNorm, ...)
         return
-    deformable = _is_deformable(owner)
     if id(owner) in offsets:
         yield "dcn_offset"
-    if isinstance(owner, _ConvNd) or deformable:
+    if isinstance(owner, _ConvNd) or is_deformable(owner):
         yield "conv"
         if _is_depthwise(owner):
             yield "dwconv"
@@ -109,7 +99,7 @@ def _kinds(owner: nn.Module, local: str, parameter: nn.Parameter, offsets: set[i
     elif isinstance(owner, nn.Embedding | nn.EmbeddingBag):
         yield "embedding"
     is_bias = local == "bias" or (local.endswith("_bias") and parameter.ndim == 1)
-    if is_bias and not deformable and id(owner) not in offsets:
+    if is_bias and id(owner) not in offsets:
         yield "bias"
 
 
@@ -125,7 +115,8 @@ def _is_depthwise(owner: nn.Module) -> bool:
     return owner.groups == owner.in_channels > 1
 
 
-def _is_deformable(owner: nn.Module) -> bool:
+def is_deformable(owner: nn.Module) -> bool:
+    """Say whether a layer is a deformable convolution: torchvision's, mmcv's or one of a like name."""
     return any("DeformConv" in base.__name__ for base in type(owner).__mro__)
 
 
@@ -134,7 +125,7 @@ def _offset_convs(module: nn.Module) -> set[int]:
     found: set[int] = set()
     for owner in module.modules():
         children = dict(owner.named_children())
-        deformable = _is_deformable(owner) or any(map(_is_deformable, children.values()))
+        deformable = is_deformable(owner) or any(map(is_deformable, children.values()))
         for name, child in children.items():
             if isinstance(child, _ConvNd) and ("conv_offset" in name or (deformable and "offset" in name)):
                 found.add(id(child))
