@@ -448,11 +448,9 @@ class Warmup(Curve):
             return self.inner(base, at)
         value = base if self.of == "base" else self.inner(base, at)
         if self.compat and self.shape == "constant":
-            return (
-                value
-                if getattr(self.inner, "by", "step") == "epoch"
-                else self.inner(base, replace(at, step=0))
-            )
+            if getattr(self.inner, "by", "step") == "epoch":
+                return value
+            return self.inner(base, Progress(0, at.total, at.steps_per_epoch))
         factor = self._factor(at.step / length)
         return value / factor if self.compat else value * factor
 

@@ -238,7 +238,10 @@ class _Reader:
 def _step(read: _Reader) -> Schedule:
     floor = read.option(f"min_{read.what}", None)
     gamma = read.number("gamma", 0.1 if read.what == "lr" else 0.5)
-    limits: dict[str, Any] = {"gamma": gamma, "floor": 0.0 if floor is None else read.number(f"min_{read.what}")}
+    limits: dict[str, Any] = {
+        "gamma": gamma,
+        "floor": 0.0 if floor is None else read.number(f"min_{read.what}"),
+    }
     if isinstance(read.option("step"), list | tuple):
         marks = read.wholes("step")
         if read.compat:
