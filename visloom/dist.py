@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from visloom.errors import ConfigError
 from visloom.module import TaskModule
 from visloom.run import How
+from visloom.syncnorm import synchronised
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,19 @@ def normaliser(count: Tensor) -> Tensor:
     return total.clamp(min=1) / world().size
 
 
+def synchronise(task: M, device: torch.device) -> M:
+    """Make every batch norm of a task take the statistics of all processes' samples.
+
+    GPUs have kernels for it in torch. timm's conversion knows layers that are norm and activation in one, whose
+    activation torch's own would lose.
+    """
+    if device.type != "cuda":
+        return synchronised(task)
+    from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
+
+    return convert_sync_batchnorm(task)  # type: ignore[no-any-return, no-untyped-call]
+
+
 @dataclass
 class Wrapped:
     """A task made ready for all processes: call it, and open `quiet()` around backwards that need no exchange."""
@@ -157,9 +173,7 @@ def wrap(task: TaskModule, how: How, device: torch.device) -> Wrapped:
             "sharded training is not available yet; set how.strategy to ddp", path="how.strategy"
         )
     if how.sync_norm:
-        if device.type == "cpu":
-            raise ConfigError("torch's SyncBatchNorm runs on GPUs only", path="how.sync_norm")
-        task = nn.SyncBatchNorm.convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
+        task = synchronise(task, device)
     parallel = nn.parallel.DistributedDataParallel(
         task,
         device_ids=[device.index] if device.type == "cuda" else None,
