@@ -70,8 +70,8 @@ class Plan(Dataset[Any]):
         self.table: Tensor | None = None  # (workers, 3) int64: pid, step, position in the batch
 
     def tickets(self, step: int, micro: int) -> Tickets:
-        """The tickets of this process in one micro-batch."""
-        return self.stream.tickets(step).shard(self.rank, self.world).shard(micro, self.accumulate)
+        """This process's share of one micro-batch, which holds the same samples at any number of processes."""
+        return self.stream.tickets(step).shard(micro, self.accumulate).shard(self.rank, self.world)
 
     def make(
         self, step: int, micro: int, note: Callable[[int], None] | None = None, *, collate: bool = True
