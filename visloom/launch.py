@@ -26,7 +26,7 @@ from visloom.device import memory_bytes
 from visloom.durable import write_json
 from visloom.engine import Engine, Step, precision
 from visloom.errors import CheckpointError, NonFiniteError
-from visloom.evaluation import Evaluation, run_evaluation
+from visloom.evaluation import Evaluation, run_evaluation, share_of
 from visloom.init import initialise
 from visloom.keys import fold
 from visloom.live import Point
@@ -40,7 +40,6 @@ from visloom.rules import diff_resolved, resolve_rules, resolved_to_json
 from visloom.run import Eval
 from visloom.rundir import RunDir
 from visloom.signals import Interruptible, Signals
-from visloom.stream import Stream
 from visloom.task import Progress
 from visloom.units import Monitor, due
 
@@ -105,7 +104,9 @@ class Launch:
             seed=run.seed,
             momentum=run.momentum,
         )
-        self.eval_loaders = {name: self._eval_loader(stream) for name, stream in parts.evals.items()}
+        self.eval_loaders = {
+            name: share_of(stream, self.spec, run.host, self.device) for name, stream in parts.evals.items()
+        }
         self.checkpoints = Checkpoints(
             directory.checkpoints,
             keep=run.save.keep,
@@ -126,19 +127,15 @@ class Launch:
         self._stack = ExitStack()
         self.rules = resolved_to_json(self.rows)
 
-    def _eval_loader(self, stream: Stream) -> Loader:
-        plan = Plan(stream, self.spec, seed=None, rank=self.world.rank, world=self.world.size)
-        stop = stream.steps_per_epoch
-        while stop and not len(plan.tickets(stop - 1, 0)):  # the last batch may have nothing for this process
-            stop -= 1
-        return Loader(plan, self.run.host, self.device, stop)
-
     def check(self) -> None:
         """Find out what else would fail later: the methods of the task on a few samples, room for a checkpoint.
 
         Raises ContractError, DataError, ConfigError or CheckpointError, in words.
         """
-        evals = {name: (loader.plan, self.run.evals[name]) for name, loader in self.eval_loaders.items()}
+        evals = {
+            name: (Plan(stream, self.spec, seed=None), self.run.evals[name])
+            for name, stream in self.parts.evals.items()
+        }
         warnings = try_out(
             self.task, self.spec, self.loader.plan, evals, device=self.device,
             autocast=precision(self.run.how, self.device)[0], progress=self._progress(),

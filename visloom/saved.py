@@ -23,8 +23,7 @@ from visloom.config import load
 from visloom.device import find_device, prepare
 from visloom.engine import load_weights, precision
 from visloom.errors import CheckpointError, ConfigError
-from visloom.evaluation import Evaluation, run_evaluation
-from visloom.loader import Loader, Plan
+from visloom.evaluation import Evaluation, run_evaluation, share_of
 from visloom.module import TaskModule
 from visloom.place import did_you_mean, nearest, one_of
 from visloom.run import Run
@@ -248,9 +247,7 @@ def _evaluate_one(
         for note in check() if check is not None else ():
             say(note)
         check_classes(run.task, source)
-    loader = Loader(
-        Plan(stream, saved.spec, seed=None), run.host, saved.device, stream.steps_per_epoch
-    )  # fmt: skip
+    loader = share_of(stream, saved.spec, run.host, saved.device)
     return run_evaluation(
         saved.task, saved.spec, loader, autocast=saved.autocast(), losses=run.evals[name].losses, tick=tick
     )

@@ -476,7 +476,7 @@ class Pair(Stream):
 class Ordered(Stream):
     """Each sample exactly once, in order, for evaluation: `len(stream)` steps, the last one may be short.
 
-    Process r of W takes [r::W] of every batch, so each sample is seen by one process and none is padded.
+    Process r of W takes whole batches (`visloom.evaluation.Deal`): each sample is seen by one, and none is padded.
     """
 
     source: Readable

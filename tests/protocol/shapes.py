@@ -24,7 +24,7 @@ from visloom import dist
 from visloom.checkpoint import Checkpoints
 from visloom.data.town import CLASSES, Streets
 from visloom.engine import Engine
-from visloom.evaluation import Evaluation, run_evaluation
+from visloom.evaluation import Evaluation, run_evaluation, share_of
 from visloom.keys import fold, seed_torch
 from visloom.loader import Loader, Plan
 from visloom.optim import build_optimizer
@@ -154,11 +154,7 @@ def shards(spec: TaskSpec, stream: Stream, steps: int = 4) -> None:
 
 def evaluation(spec: TaskSpec, engine: Engine, stream: Ordered) -> Evaluation:
     """Evaluate as a run does, with all processes."""
-    world, stop = dist.world(), len(stream)
-    plan = Plan(stream, spec, seed=None, rank=world.rank, world=world.size)
-    while not len(plan.tickets(stop - 1, 0)):  # the last batch may have nothing for this process
-        stop -= 1
-    loader = Loader(plan, Host(workers=0), CPU, stop)
+    loader = share_of(stream, spec, Host(workers=0), CPU)
     return run_evaluation(engine.task, spec, loader, autocast=nullcontext(), progress=engine.progress)
 
 
