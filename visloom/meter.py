@@ -9,10 +9,17 @@ from torch import Tensor
 
 from visloom import dist
 from visloom.engine import Step
+from visloom.live import with_sum
+
+LOSS = "loss"
+"""Name of the mean of what was minimised; its terms are "loss/NAME"."""
 
 
 class Meter:
     """Adds the values of each step on the device; `read()` gives means and starts a new window.
+
+    A term's mean is over the steps that had it; `loss` is the mean over all steps of what was minimised, which is
+    less than the sum of those means where steps differ in their terms (several annotated sources).
 
     Steps whose update was skipped do not count: one NaN would hide the whole window. Every sum is part of the run's
     state, so a run that is killed between two log points logs the same means.
@@ -26,6 +33,10 @@ class Meter:
 
     def add(self, step: Step) -> None:
         """Take in the losses and logs of one step: tensors without a graph."""
+        if step.losses:
+            self._counts[LOSS] = self._counts.get(LOSS, 0) + 1
+            if step.bad is not None:
+                self._skip(LOSS, step.bad)
         for name, value in step.losses.items():
             self._take("loss/" + name, value, step.bad)
         for name, value in step.logs.items():
@@ -36,7 +47,7 @@ class Meter:
     def _take(self, key: str, value: Tensor, bad: Tensor | None) -> None:
         if bad is not None:
             value = value.masked_fill(bad, 0.0)
-            self._skipped[key] = self._skipped[key] + bad if key in self._skipped else bad.float()
+            self._skip(key, bad)
         total = self._sums.get(key)
         if total is not None:
             total.add_(value)
@@ -45,22 +56,29 @@ class Meter:
             self._sums[key] = value.float().clone()
             self._counts[key] = 1
 
+    def _skip(self, key: str, bad: Tensor) -> None:
+        self._skipped[key] = self._skipped[key] + bad if key in self._skipped else bad.float()
+
     def read(self) -> dict[str, float]:
         """Return the means since the last read, over all processes; waits for the device."""
         names = sorted(self._sums)
         if not names:
             return {}
-        zero = torch.zeros((), device=self._sums[names[0]].device)
-        both = [*(self._sums[n] for n in names), *(self._skipped.get(n, zero) for n in names)]
+        device = self._sums[names[0]].device
+        zero = torch.zeros((), device=device)
+        names.append(LOSS)
+        both = [*(self._sums.get(n, zero) for n in names), *(self._skipped.get(n, zero) for n in names)]
         values = torch.stack(dist.mean(both)).tolist()
+        totals, skipped = dict(zip(names, values)), dict(zip(names, values[len(names) :]))
+        totals[LOSS] = with_sum({n: v for n, v in totals.items() if n.startswith("loss/")})[LOSS]
         means = {}
-        for name, total, skipped in zip(names, values[: len(names)], values[len(names) :], strict=True):
-            count = self._counts[name] - skipped
+        for name in names:
+            count = self._counts.get(name, 0) - skipped[name]
             if count <= 0:
                 continue
-            means[name] = total / count
+            means[name] = totals[name] / count
             epoch = self._epoch.setdefault(name, [0.0, 0.0])
-            epoch[0] += total
+            epoch[0] += totals[name]
             epoch[1] += count
         self._sums.clear()
         self._counts.clear()
