@@ -34,12 +34,16 @@ class Layout:
 
 def recognise(folder: str | Path) -> Layout | None:
     """Return what a folder holds, asking every reader in turn, or None if none of them knows it."""
+    from visloom.data.ade20k import recognise as ade20k
     from visloom.data.arrays import recognise as arrays
     from visloom.data.cifar import recognise as cifar
+    from visloom.data.cityscapes import recognise as cityscapes
     from visloom.data.clothes import recognise as clothes
+    from visloom.data.cocostuff import recognise as cocostuff
     from visloom.data.folder import recognise as pictures
+    from visloom.data.voc import recognise as voc
 
-    for reader in (cifar, clothes, arrays, pictures):
+    for reader in (cifar, clothes, voc, cityscapes, ade20k, cocostuff, arrays, pictures):
         found = reader(Path(folder))
         if found is not None:
             return found

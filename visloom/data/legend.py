@@ -240,6 +240,16 @@ def _colour_text(code: int) -> str:
     return f"RGB ({code >> 16}, {code >> 8 & 255}, {code & 255})"
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names in a text, which are set apart by commas; it may have many lines."""
+    return tuple(" ".join(text.split()).split(", "))
+
+
+def colours_in(text: str) -> tuple[Colour, ...]:
+    """Return the colours in a text of words like ff8000."""
+    return tuple((int(word[:2], 16), int(word[2:4], 16), int(word[4:], 16)) for word in text.split())
+
+
 def voc_palette(classes: int) -> tuple[Colour, ...]:
     """Return the PASCAL VOC colours: the bits of the class number, three at a time, go to R, G and B from the top."""
     found = []

@@ -281,19 +281,12 @@ def _unlike(item: Item, image: Sequence[int], mask: Sequence[int]) -> str:
     )
 
 
-def pair_up(
-    ids: Sequence[str],
-    images: Callable[[str], Path],
-    masks: Callable[[str], Path],
-    *,
-    what: str,
-) -> list[Item]:
-    """Make items of ids whose picture and mask must both exist.
+def existing(items: Sequence[Item], *, what: str) -> Sequence[Item]:
+    """Return the items if all their files exist.
 
     Raises:
-        DataError: names the ids without a picture or without a mask.
+        DataError: names the pictures or masks that are missing.
     """
-    items = [Item(name, images(name), masks(name)) for name in ids]
     for kind, lost in (
         ("picture", [item.image for item in items if not item.image.is_file()]),
         ("mask", [item.mask for item in items if not item.mask.is_file()]),
@@ -304,6 +297,20 @@ def pair_up(
                 f"{some([str(path) for path in lost], 3)}"
             )
     return items
+
+
+def files_in(folder: Path, ending: str) -> list[Path]:
+    """Return the files of a folder with an ending, by name, whatever order the file system has.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = sorted(
+        p for p in folder.iterdir() if p.name.lower().endswith(ending.lower()) and not p.name.startswith(".")
+    )
+    if not found:
+        raise DataError(f"{folder}: holds no file that ends in {ending}")
+    return found
 
 
 def find_root(root: str, inner: Sequence[str], wanted: Sequence[str], *, what: str, get: str) -> Path:
