@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from visloom.data.town.scene import CLASSES
+from visloom.data.town.scenery import Scenery
 from visloom.data.town.world import Streets, Town
 
-__all__ = ["CLASSES", "Streets", "Town"]
+__all__ = ["CLASSES", "Scenery", "Streets", "Town"]
