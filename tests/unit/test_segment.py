@@ -291,10 +291,12 @@ def test_mirrored_pictures_get_mirrored_answers():
 
 
 def test_words_of_tta():
-    assert parse("flip,0.75,1.25") == (True, (0.75, 1.25), False)
-    assert parse("sliding") == (False, (1.0,), True)
-    assert parse("multiscale, 2.25") == (False, (*MULTISCALE, 2.25), False)
-    assert parse("none") == (False, (1.0,), False)
+    assert parse("flip,0.75,1.25") == (True, (0.75, 1.25), False, False)
+    assert parse("sliding") == (False, (), True, False)
+    assert parse("multiscale, 2.25") == (False, (*MULTISCALE, 2.25), False, False)
+    assert spec(flip=True).with_tta("none") == spec()
+    assert spec(flip=True).with_tta("probabilities") == spec(flip=True, probabilities=True)
+    assert spec().with_tta("flip") == spec(flip=True)
     assert spec().with_tta("sliding,flip").sliding == Sliding()
     for words in ("flipped", "0", "-1", "nan", "99"):
         with pytest.raises(ConfigError, match="flip, sliding, multiscale"):
@@ -313,7 +315,7 @@ def test_long_looks_at_small_pictures_and_answers_at_their_own_size():
 
 
 def test_probabilities_are_those_of_the_mask():
-    task = spec().with_probabilities()
+    task = spec(probabilities=True)
     found = answered(task, sample("a", 6, 5))
     table = found["probabilities"][0]
     np.testing.assert_allclose(table.sum(0), 1, rtol=1e-5)
@@ -353,12 +355,13 @@ def test_palette_pictures_hold_class_numbers_and_leave_the_palette_alone(tmp_pat
 
 
 def test_files_of_a_prediction(tmp_path):
-    task = spec().with_probabilities()
+    task = spec(probabilities=True)
     columns = answered(task, sample("a", 6, 5))
     one = {name: column[0] for name, column in columns.items()}
     places = task.write(one, tmp_path, "photo")
-    assert places == {"mask": "masks/photo.png", "probabilities": "probabilities/photo.npz"}
-    with np.load(tmp_path / places["probabilities"]) as file:
+    assert places["mask_file"] == "masks/photo.png"
+    assert places["found"].endswith("%")
+    with np.load(tmp_path / places["probabilities_file"]) as file:
         assert file["probabilities"].shape == (3, 6, 5)
         assert file["classes"].tolist() == list(NAMES)
 

@@ -124,6 +124,15 @@ def _legend(
     return [(palette[i], f"{classes[i]} {_percent(own[i])}") for i in seen]
 
 
+def found(mask: Any, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the classes of a mask with their shares of its known pixels, the largest first."""
+    values = _array(mask)
+    inside = values[(values >= 0) & (values < len(classes))].astype(np.int64)
+    counts = np.bincount(inside, minlength=len(classes))
+    order = np.argsort(-counts, kind="stable")
+    return [(classes[i], float(counts[i] / inside.size)) for i in order.tolist() if counts[i]]
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.1f} %"
 

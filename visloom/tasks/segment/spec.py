@@ -259,14 +259,14 @@ class Segment:
         return dataclasses.replace(self, net=dataclasses.replace(self.net, **changes)) if changes else self  # type: ignore[type-var]
 
     def with_tta(self, words: str) -> Segment:
-        """Return this task with the views of `predict --tta`: flip, scales, multiscale, sliding, none."""
-        flip, scales, slides = views.parse(words)
-        sliding = (self.sliding or Sliding()) if slides else None
-        return dataclasses.replace(self, flip=flip, scales=scales, sliding=sliding)
-
-    def with_probabilities(self) -> Segment:
-        """Return this task with predictions that hold probabilities."""
-        return dataclasses.replace(self, probabilities=True)
+        """Return this task with the views of `predict --tta`: flip, scales, multiscale, sliding, none; the word
+        "probabilities" makes predictions hold those too."""
+        asked = views.parse(words)
+        task = dataclasses.replace(self, probabilities=self.probabilities or asked.probabilities)
+        if not asked.views:
+            return task
+        sliding = (self.sliding or Sliding()) if asked.sliding else None
+        return dataclasses.replace(task, flip=asked.flip, scales=asked.scales or (1.0,), sliding=sliding)
 
     def restore(self, prediction: Mapping[str, Any], matrix: Any, size: tuple[int, int]) -> dict[str, Any]:
         """Bring a prediction for a transformed picture back to the geometry of the original.
@@ -290,21 +290,30 @@ class Segment:
     def write(self, prediction: Mapping[str, Any], folder: Path, name: str) -> dict[str, str]:
         """Write a prediction's files: masks/NAME.png, a palette picture, and probabilities/NAME.npz if there are any.
 
-        Returns their places relative to the folder, by what they are.
+        Returns their places relative to the folder, and what was found, for the table.
         """
-        from visloom.tasks.segment.draw import colorize
+        from visloom.tasks.segment.draw import colorize, found
 
-        places = {"mask": f"masks/{name}.png"}
+        shares = found(prediction["mask"], self.classes)
+        places = {
+            "found": ", ".join(f"{n} {100 * s:.1f} %" for n, s in shares[:6]),
+            "mask_file": f"masks/{name}.png",
+        }
         (folder / "masks").mkdir(exist_ok=True)
-        colorize(prediction["mask"], self.palette).save(folder / places["mask"])
+        colorize(prediction["mask"], self.palette).save(folder / places["mask_file"])
         if "probabilities" in prediction:
-            places["probabilities"] = f"probabilities/{name}.npz"
+            places["probabilities_file"] = f"probabilities/{name}.npz"
             (folder / "probabilities").mkdir(exist_ok=True)
             half = np.asarray(prediction["probabilities"], np.float16)  # (K, H, W)
             np.savez_compressed(
-                folder / places["probabilities"], probabilities=half, classes=np.array(self.classes)
+                folder / places["probabilities_file"], probabilities=half, classes=np.array(self.classes)
             )
         return places
+
+    @property
+    def planes(self) -> int:
+        """Numbers per pixel that a prediction holds: how much memory it takes."""
+        return len(self.classes) if self.probabilities else 1
 
     # ---- class weights
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from visloom.errors import ConfigError
 
@@ -58,16 +58,34 @@ class Sliding:
         return [*range(0, length - tile, stride), length - tile]
 
 
-def parse(words: str) -> tuple[bool, tuple[float, ...], bool]:
-    """Read `flip,0.75,1.25`: (flip, scales, sliding). "multiscale" stands for the template's scales.
+class Words(NamedTuple):
+    """What `--tta` asks for. scales: () leaves them alone. probabilities: predictions hold them too."""
+
+    flip: bool
+    scales: tuple[float, ...]
+    sliding: bool
+    probabilities: bool
+
+    @property
+    def views(self) -> bool:
+        """Whether views are asked for at all; "none" is a view: the plain one."""
+        return self.flip or bool(self.scales) or self.sliding
+
+
+def parse(words: str) -> Words:
+    """Read `flip,0.75,1.25`. "multiscale" stands for the template's scales, "none" for the picture itself.
 
     Raises:
         ConfigError: a word that is no view.
     """
-    flip = slides = False
+    flip = slides = probable = False
     scales: list[float] = []
-    for word in (part.strip() for part in words.split(",") if part.strip() not in ("", "none")):
-        if word == "flip":
+    for word in (part.strip() for part in words.split(",") if part.strip()):
+        if word == "none":
+            scales.append(1.0)
+        elif word == "probabilities":
+            probable = True
+        elif word == "flip":
             flip = True
         elif word == "sliding":
             slides = True
@@ -85,7 +103,7 @@ def parse(words: str) -> tuple[bool, tuple[float, ...], bool]:
                     path="task.tta",
                 )
             scales.append(scale)
-    return flip, tuple(dict.fromkeys(scales)) or (1.0,), slides
+    return Words(flip, tuple(dict.fromkeys(scales)), slides, probable)
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
