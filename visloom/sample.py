@@ -36,6 +36,16 @@ class Pending(NamedTuple):
     fill: Fill
 
 
+class Origin(NamedTuple):
+    """Where a sample's coordinates come from: stored picture -> present coordinates, and its stored (height, width).
+
+    Predictions are taken back by it; what a reader keeps in stored coordinates (polygons, say) is brought here by it.
+    """
+
+    matrix: NDArray[np.float64]  # (3, 3)
+    size: tuple[int, int]
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Sample:
     """One sample. Arrays may be views of a data set in memory: replace them, never write into them.
@@ -51,6 +61,7 @@ class Sample:
     them.
     source: which leaf of the stream it came from.
     notes: what the user should be told about this sample (a picture skipped, say).
+    origin: geometry applied so far, None where there was none.
     pending: geometry not yet applied; the other fields are in the old coordinates until `resolve()`. Streams
         resolve before every transform that does not say `geometric = True`, so only such ones ever see it.
     """
@@ -66,6 +77,7 @@ class Sample:
     extra: dict[str, Any] = field(default_factory=dict)
     source: int = 0
     notes: tuple[str, ...] = ()
+    origin: Origin | None = None
     pending: Pending | None = None
 
     @property
@@ -132,10 +144,22 @@ class Sample:
         masks = {name: warp_mask(mask, matrix, size, border) for name, mask in self.masks.items()}
         keypoints = None if self.keypoints is None else _move_keypoints(self.keypoints, matrix, size)
         calib = None if self.calib is None else matrix @ self.calib
-        moved = self.replace(image=image, masks=masks, keypoints=keypoints, calib=calib, pending=None)
+        came = self.stored() if image is not None or masks else None  # else there is no picture to come from
+        moved = self.replace(
+            image=image,
+            masks=masks,
+            keypoints=keypoints,
+            calib=calib,
+            origin=None if came is None else Origin(matrix @ came.matrix, came.size),
+            pending=None,
+        )
         if self.boxes is None:
             return moved
         return moved.replace(boxes=_move_boxes(self.boxes, matrix)).clip_boxes()
+
+    def stored(self) -> Origin:
+        """Where the present coordinates come from, pending geometry left out; the identity where nothing moved."""
+        return self.origin if self.origin is not None else Origin(np.eye(3), self._stored_size())
 
     def clip_boxes(self) -> Self:
         """Return a copy whose boxes end at the picture's edge, without those under a pixel."""
@@ -199,7 +223,9 @@ class Sample:
                 or (f.name == "source" and not value)
             ):
                 continue
-            if isinstance(value, Pending):
+            if isinstance(value, Origin):
+                parts.append(f"from {value.size[0]}x{value.size[1]}")
+            elif isinstance(value, Pending):
                 parts.append(f"pending -> {value.size[0]}x{value.size[1]}")
             elif isinstance(value, dict):
                 parts.append(f"{f.name}={{{', '.join(f'{k}: {_shape(v)}' for k, v in value.items())}}}")

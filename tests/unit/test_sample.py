@@ -383,3 +383,16 @@ def test_stacked_is_a_sequence_of_samples():
     assert soft[0].label.tolist() == [0.5, 0.5]
     with pytest.raises(IndexError):
         stacked[4]
+
+
+def test_origin_leads_back_to_the_stored_picture():
+    sample = full(24, 32)
+    assert np.array_equal(sample.stored().matrix, np.eye(3)) and sample.stored().size == (24, 32)
+    first = sample.warp(scale(2, 3), (72, 64)).resolve()
+    second = first.warp(mirror(width=64), (72, 64)).warp(shift(-4, -2), (50, 40)).resolve()
+    assert second.stored().size == (24, 32)
+    point = np.array([5.0, 7.0])
+    assert np.allclose(map_points(second.stored().matrix, point), [64 - 2 * 5 - 4, 3 * 7 - 2])
+    assert "from 24x32" in repr(second)
+    bare = Sample("no picture", keypoints=np.zeros((1, 1, 3), np.float32))
+    assert bare.warp(scale(2, 2), (4, 4)).resolve().origin is None
