@@ -18,8 +18,19 @@ from visloom.data.town.mesh import Floats
 from visloom.data.town.scene import NEAR, Camera, Scene, Street, Thing, Weather, meshes
 from visloom.keys import fold, fold_array, uniforms
 
+WEATHERS = {
+    "clear": 0.18,
+    "cloudy": 0.49,
+    "fog": 0.67,
+    "rain": 0.77,
+    "snow": 0.845,
+    "dusk": 0.905,
+    "night": 0.97,
+}
+"""Kinds of weather, and a draw that gives each."""
 
-def make_scene(key: int, focus: str | None = None) -> Scene:
+
+def make_scene(key: int, focus: str | None = None, weather: str = "") -> Scene:
     """Make the street of a key.
 
     focus: one of `CLASSES`: the camera turns to a thing of this kind, nothing hides most of it,
@@ -27,12 +38,14 @@ def make_scene(key: int, focus: str | None = None) -> Scene:
     """
     first = uniforms(fold(key, "street"), 24)
     street = _street(first[:8])
-    weather = _weather(first[8:14])
+    if weather:
+        first[10] = WEATHERS[weather]
+    weather_now = _weather(first[8:14])
     draws = uniforms(fold_array(fold(key, "things"), np.arange(64)), 8)  # (64, 8)
     eye, across = float(1.2 + 1.4 * first[14] ** 2), float(2 * first[15] - 1)
     camera = Camera(eye=eye, x=across * street.half, yaw=float(0.16 * (first[16] - 0.5)))
     if focus is None:
-        return Scene(camera, weather, street, tuple(_surroundings(street, draws[:48], _View(camera))))
+        return Scene(camera, weather_now, street, tuple(_surroundings(street, draws[:48], _View(camera))))
     target = _target(focus, street, draws[48], camera.focal)
     camera = _aim(camera, target, street, first[17:20])
     extent = _extent(camera, target)
@@ -40,7 +53,7 @@ def make_scene(key: int, focus: str | None = None) -> Scene:
     things = _surroundings(street, draws[:48], _View(camera, extent.left - beside, extent.right + beside))
     kept = [thing for thing in things if _leaves_free(camera, target, extent, thing)]
     kept += _support(target) + _occluder(camera, target, extent, draws[49:51])
-    return Scene(camera, weather, street, (*kept, target), focus=len(kept))
+    return Scene(camera, weather_now, street, (*kept, target), focus=len(kept))
 
 
 # ---- the parts of a street

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from visloom.data.town.backdrop import Window
 from visloom.data.town.render import render
 from visloom.data.town.scene import CLASSES, Scene, boxes, place
-from visloom.data.town.street import make_scene
+from visloom.data.town.street import WEATHERS, make_scene
 from visloom.keys import fold, fold_array, uniforms
 from visloom.sample import Sample, Stacked
 from visloom.stream import Source
@@ -26,8 +26,7 @@ SHARES = (0.20, 0.09, 0.09, 0.08, 0.08, 0.09, 0.14, 0.09, 0.07, 0.07)
 """How often each class comes, as in a street; always answering "car" is right one time in five."""
 
 
-def check(part: str, count: int, sides: tuple[int, ...]) -> None:
-    """Raise ValueError for a part, a number of pictures or sides in pixels that make no sense."""
+def _check(part: str, count: int, sides: tuple[int, ...]) -> None:
     if part not in ("train", "val", "test"):
         raise ValueError(f"part must be train, val or test, got {part!r}")
     if count < 1:
@@ -60,7 +59,7 @@ class Town(Source):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(self.part, self.samples, (self.size,))
+        _check(self.part, self.samples, (self.size,))
 
     def open(self) -> _Album:
         """Return the empty album; pictures are made on demand, about 500 to 1,000 a second on one core."""
@@ -128,6 +127,7 @@ class Streets(Source):
 
     part, samples, seed: as in `Town`.  height, width: of the picture, which always shows the same field of view.
     visible: least pixels that a thing must show to be annotated.
+    weather: clear, cloudy, fog, rain, snow, dusk or night; "" draws it for each street.
     """
 
     part: Part = "train"
@@ -135,10 +135,13 @@ class Streets(Source):
     height: int = 192
     width: int = 320
     visible: int = 20
+    weather: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(self.part, self.samples, (self.height, self.width))
+        _check(self.part, self.samples, (self.height, self.width))
+        if self.weather and self.weather not in WEATHERS:
+            raise ValueError(f"weather is one of {', '.join(WEATHERS)} or empty, got {self.weather!r}")
 
     def count(self) -> int:
         return self.samples
@@ -151,7 +154,7 @@ class Streets(Source):
 
     def fetch(self, index: int) -> Sample:
         key = fold(self.seed, "streets", self.part, index)
-        scene = make_scene(key)
+        scene = make_scene(key, weather=self.weather)
         shown = render(scene, key, None, (self.height, self.width), ids=True)
         assert shown.ids is not None
         pixels = np.bincount(shown.ids[shown.ids >= 0], minlength=len(scene.things))
