@@ -191,3 +191,32 @@ def _first_lines(error: Exception | None, most: int = 300) -> str:
     """The beginning of an error's text: a strict load lists every key of a network."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else text[:most] + " ..."
+
+
+def feature_maps(
+    name: str, channels: int = 3, *, pretrained: bool = False, options: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, list[tuple[int, int]], bool]:
+    """Build a timm model that returns its feature maps, for detection and segmentation.
+
+    Args:
+        pretrained: load timm's weights, from the hub's cache or over the network.
+        options: further arguments of the model.
+    Returns:
+        The module (a list of maps from (B, channels, H, W)), the (stride, channels) of each map, and whether maps
+        have their channels last.
+    Raises:
+        ConfigError: an unknown model, one without feature maps, or weights that cannot be had.
+    """
+    import timm
+
+    _config(name)
+    given = dict(options or {})
+    try:
+        net = timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=channels, **given)
+    except Exception as error:  # timm raises nearly every type there is
+        if pretrained and not isinstance(error, TypeError):
+            raise ConfigError(_no_weights(name, error), path="task.net.body.pretrained") from error
+        raise _refused(name, given, error) from error
+    info: Any = net.feature_info
+    maps = list(zip(info.reduction(), info.channels(), strict=True))
+    return net, maps, getattr(net, "output_fmt", None) is not None and "NHWC" in str(net.output_fmt)
