@@ -54,13 +54,15 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
     evals = {name: bind(e.stream, name=f"eval/{name}") for name, e in run.evals.items()}
     notes: list[str] = []
     classes: tuple[str, ...] = ()
+    colours: tuple[Any, ...] = ()
     for stream in (train, *evals.values()):
         for source in walk_sources(stream):
             say(f"data: {source!r}")
             check = getattr(source, "check", None)
             notes.extend(check() if check is not None else [])
             classes = classes or classes_of(source)
-    run = with_classes(run, classes)
+            colours = colours or colours_of(source)
+    run = with_classes(run, classes, colours)
     for stream in (train, *evals.values()):
         for source in walk_sources(stream):
             check_classes(run.task, source)
@@ -87,11 +89,20 @@ def classes_of(source: Any) -> tuple[str, ...]:
     return tuple(classes()) if callable(classes) else ()
 
 
-def with_classes(run: Run, classes: tuple[str, ...]) -> Run:
-    """Fill in class names that the task's spec leaves empty."""
+def colours_of(source: Any) -> tuple[Any, ...]:
+    """Return the colours that a source has for its classes, () if it has none."""
+    colours = getattr(source, "palette", None)
+    return tuple(colours()) if callable(colours) else ()
+
+
+def with_classes(run: Run, classes: tuple[str, ...], colours: tuple[Any, ...] = ()) -> Run:
+    """Fill in class names that the task's spec leaves empty, and colours if it has a place for them and none yet."""
     if run.task.classes or not classes or not dataclasses.is_dataclass(run.task):
         return run
-    return dataclasses.replace(run, task=dataclasses.replace(run.task, classes=classes))  # type: ignore[type-var]
+    more: dict[str, Any] = {"classes": classes}
+    if getattr(run.task, "colours", None) == () and len(colours) == len(classes):
+        more["colours"] = colours
+    return dataclasses.replace(run, task=dataclasses.replace(run.task, **more))  # type: ignore[type-var]
 
 
 def check_classes(spec: TaskSpec, source: Any) -> None:

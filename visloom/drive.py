@@ -279,6 +279,7 @@ def _header(launch: Launch, argv: Sequence[str] | None) -> None:
     rows = {
         "task": f"{type(run.task).__name__}, {len(run.task.classes)} classes",
         "data": "; ".join(sizes),
+        **getattr(run.task, "header", dict)(),
         "model": f"{trained:,} parameters" + (f" + {frozen:,} frozen" if frozen else ""),
         "optimizer": f"{run.optim.name} lr {run.optim.lr:g}, {type(run.schedule).__name__.lower()} schedule",
         "device": f"{parts.found}; {_dtype(launch)}; {launch.loader.workers} data workers"

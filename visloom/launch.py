@@ -363,14 +363,16 @@ class Launch:
         folder = self.directory.path / "evals"
         folder.mkdir(exist_ok=True)
         pictures = []
-        if self.run.log.images and result.records:
+        if self.run.log.images:
             pictures = save_pictures(
                 self.engine.best_module, self.spec, self.parts.evals[name], result.records, folder / name,
                 count=self.run.log.images, device=self.device,
             )  # fmt: skip
-            self.teller.pictures(
-                name, self.step, contact_sheet([self.directory.path / p["file"] for p in pictures])
-            )
+        if pictures:
+            kind = pictures[0]["kind"]  # samples at fixed places if the task wants those, else the extremes
+            shown = [p for p in pictures if p["kind"] == kind or kind != "sample"]
+            sheet = contact_sheet([self.directory.path / p["file"] for p in shown])
+            self.teller.pictures(name, self.step, sheet)
         baseline = self.baseline(name)
         write_json(
             folder / f"{name}.json",
@@ -385,7 +387,14 @@ class Launch:
         )
 
     def baseline(self, name: str) -> tuple[str, float] | None:
-        """The value that needs no learning, if the task knows one (`baseline(labels)` of the spec)."""
+        """The value that needs no learning, if the task knows one: `baseline(labels)` of the spec, or, for a task
+        whose samples have no single label, `floor(tables, value)` from the tables of the last evaluation."""
+        floor, monitor = getattr(self.spec, "floor", None), self.run.evals[name].monitor
+        if floor is not None and monitor is not None and name in self.last_evaluation:
+            found: tuple[str, float] | None = floor(
+                self.last_evaluation[name].tables, monitor.name.removeprefix(f"{name}/")
+            )
+            return found
         known = getattr(self.spec, "baseline", None)
         labels = getattr(self.parts.evals[name].leaves()[0].source, "labels", None)
         values = labels() if callable(labels) else None

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: its worst and best samples, drawn by the task, as PNG files beside the numbers."""
+"""Pictures of an evaluation: samples that the task draws, as PNG files beside the numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from visloom.evaluation import evaluating
@@ -25,27 +26,36 @@ def save_pictures(
     count: int,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """Draw the worst and the best samples of an evaluation into a folder.
+    """Draw samples of an evaluation into a folder: the worst and the best, and for a task that says `steady` first of
+    all samples at fixed places, which are the same after every evaluation.
 
     Args:
         records: (goodness, position in the stream), worst first, as `Evaluation.records`.
-        count: pictures in all: two thirds of them worst.
+        count: pictures at fixed places, and a third of that of the extremes; else of the extremes. Two thirds of those
+            are worst.
     Returns:
-        For the report: file (relative to the run directory), id, caption, kind ("worst" or "best").
+        For the report: file (relative to the run directory), id, caption, kind ("sample", "worst" or "best").
     """
+    chosen: list[tuple[str, float | None, int]] = []
+    if getattr(spec, "steady", False):
+        total = len(stream.leaves()[0].source)
+        places = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+        chosen += [("sample", None, place) for place in places.tolist()]
+        count //= 3
     worst = list(records[: max(1, 2 * count // 3)])
     best = [r for r in reversed(records) if r not in worst][: max(0, count - len(worst))]
+    chosen += [("worst", *record) for record in worst] + [("best", *record) for record in best]
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for kind, chosen in (("worst", worst), ("best", best)):
-        for number, (goodness, position) in enumerate(chosen):
-            sample = read_at(stream, position)
-            prediction = predict_one(task, spec, sample, device)
-            file = folder / f"{kind}-{number + 1:02d}.png"
-            spec.draw(sample.image, prediction, sample).save(file)
-            place = file.relative_to(folder.parent.parent).as_posix()
-            caption = f"{sample.id}: {goodness:.3f}"
-            rows.append({"file": place, "id": sample.id, "caption": caption, "kind": kind})
+    rows: list[dict[str, Any]] = []
+    for kind, goodness, position in chosen:
+        sample = read_at(stream, position)
+        prediction = predict_one(task, spec, sample, device)
+        number = sum(row["kind"] == kind for row in rows) + 1
+        file = folder / f"{kind}-{number:02d}.png"
+        spec.draw(sample.image, prediction, sample).save(file)
+        caption = str(sample.id) if goodness is None else f"{sample.id}: {goodness:.3f}"
+        place = file.relative_to(folder.parent.parent).as_posix()
+        rows.append({"file": place, "id": sample.id, "caption": caption, "kind": kind})
     return rows
 
 
@@ -64,14 +74,25 @@ def predict_one(task: TaskModule, spec: TaskSpec, sample: Any, device: torch.dev
 
 
 def contact_sheet(files: Sequence[Path], columns: int = 4, side: int = 160) -> Any:
-    """Join picture files into one grid: an (H, W, 3) uint8 RGB array."""
-    import numpy as np
+    """Join picture files into one grid: an (H, W, 3) uint8 RGB array.
+
+    Pictures much wider than high are shown larger, in fewer columns.
+    """
     from PIL import Image
 
+    pictures = []
+    for file in files:
+        with Image.open(file) as opened:
+            pictures.append(opened.convert("RGB"))
+    ratio = max((picture.width / picture.height for picture in pictures), default=1.0)
+    if ratio >= 2:
+        columns, wide = max(1, columns // 2), int(2 * side * ratio)
+        cell = wide, max(round(wide * picture.height / picture.width) for picture in pictures)
+    else:
+        cell = side, side
     rows = -(-len(files) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * side), "white")
-    for number, file in enumerate(files):
-        with Image.open(file) as picture:
-            picture.thumbnail((side - 4, side - 4))
-            sheet.paste(picture, (number % columns * side + 2, number // columns * side + 2))
+    sheet = Image.new("RGB", (columns * cell[0], rows * cell[1]), "white")
+    for number, picture in enumerate(pictures):
+        picture.thumbnail((cell[0] - 4, cell[1] - 4))
+        sheet.paste(picture, (number % columns * cell[0] + 2, number // columns * cell[1] + 2))
     return np.asarray(sheet)

@@ -44,7 +44,8 @@ class Predicted:
     """What `predict` found.
 
     rows: one mapping per picture, in order: "file", and either "error" or "label", "class", "score",
-        "probabilities" ((K,) float32) and whatever else the task predicts; "picture" if one was drawn.
+        "probabilities" ((K,) float32) and whatever else the task predicts; "picture" if one was drawn. Maps with a
+        value per pixel are there only if nothing is written; else the names of their files are.
     table: the CSV file, or None.  saved: the run.
     """
 
@@ -60,12 +61,16 @@ class Predicted:
 
 @dataclass
 class _Item:
-    """One picture on its way: its number, file, pixels as read, and as the network sees them."""
+    """One picture on its way: its number, file, pixels as read, and as the network sees them.
+
+    matrix: (3, 3), coordinates of the picture -> those of the sample.
+    """
 
     number: int
     file: Path
     image: NDArray[np.uint8] | None = None  # (H, W, 3)
     sample: Sample | None = None
+    matrix: NDArray[np.float64] | None = None
     prediction: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
 
@@ -102,8 +107,10 @@ def predict(
             _predict_items(items, saved)
             for item in items:
                 row = _row(item, saved)
-                if sheet is not None and not item.error and item.number < pictures:
-                    row["picture"] = sheet.draw(item, saved)
+                if sheet is not None and not item.error:
+                    row = {**_small(row), **sheet.write(item, saved)}
+                    if item.number < pictures:
+                        row["picture"] = sheet.draw(item, saved)
                 if sheet is not None:
                     sheet.add(row)
                 rows.append(row)
@@ -213,11 +220,15 @@ def _read(number: int, file: Path, saved: Saved) -> _Item:
     }
     try:
         item.image = read_image(file, **options)
-        sample = Sample(str(file), _channels(item.image, getattr(saved.spec, "channels", 3)))
+        sample = Sample(
+            str(file), _channels(item.image, getattr(saved.spec, "channels", 3)), calib=np.eye(3, 4)
+        )
         key = fold(saved.run.seed, "predict", number)
         for position, transform in enumerate(leaf.transform if leaf is not None else ()):
             sample = applied(transform, sample, subkey(key, position))
         item.sample = sample.resolve()
+        if item.sample.calib is not None:  # a projection follows every transform: it began as the identity
+            item.matrix = item.sample.calib[:, :3]
     except VisloomError as error:
         item.error = str(error)
     except Exception as error:  # a transform of the user's own, on a picture that it did not expect
@@ -237,12 +248,13 @@ def _channels(image: NDArray[np.uint8], wanted: int) -> NDArray[np.uint8]:
 def _chunks(items: Iterator[_Item], saved: Saved) -> Iterator[list[_Item]]:
     """Gather pictures to predict together: as many as fill some batches, or as memory allows."""
     most = 4 * _batch(saved)
+    room = _PIXELS // max(1, getattr(saved.spec, "planes", 1))
     chunk: list[_Item] = []
     pixels = 0
     for item in items:
         chunk.append(item)
         pixels += 0 if item.image is None else item.image.shape[0] * item.image.shape[1]
-        if len(chunk) >= most or pixels >= _PIXELS:
+        if len(chunk) >= most or pixels >= room:
             yield chunk
             chunk, pixels = [], 0
     if chunk:
@@ -273,11 +285,23 @@ def _predict_items(items: Sequence[_Item], saved: Saved) -> None:
                 continue
             columns = {name: _host(column) for name, column in columns.items() if name != "ids"}
             for place, item in enumerate(some):
-                item.prediction = {name: column[place] for name, column in columns.items()}
+                item.prediction = _restored({n: column[place] for n, column in columns.items()}, item, saved)
+
+
+def _restored(prediction: dict[str, Any], item: _Item, saved: Saved) -> Mapping[str, Any]:
+    """Bring a prediction back to the geometry of the picture, where the task knows how (`restore` of the spec)."""
+    restore = getattr(saved.spec, "restore", None)
+    if restore is None or item.matrix is None or item.image is None:
+        return prediction
+    height, width = item.image.shape[:2]
+    restored: Mapping[str, Any] = restore(prediction, item.matrix, (height, width))
+    return restored
 
 
 def _host(column: Any) -> Any:
-    """Bring a column of predictions to the host, once for the batch."""
+    """Bring a column of predictions to the host, once for the batch; one of maps of several sizes one by one."""
+    if isinstance(column, list | tuple):
+        return [_host(value) for value in column]
     return column.float().cpu() if getattr(column, "is_floating_point", bool)() else _cpu(column)
 
 
@@ -298,6 +322,11 @@ def _row(item: _Item, saved: Saved) -> dict[str, Any]:
     return row
 
 
+def _small(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without its maps, which would fill the memory."""
+    return {name: value for name, value in row.items() if np.ndim(value) < 2}
+
+
 # --------------------------------------------------------------------------------------------------- writing
 
 
@@ -313,6 +342,7 @@ class _Sheet:
         self._waiting: list[Mapping[str, Any]] = []  # rows before the first prediction
         self._names: list[str] = []
         self._chances: tuple[str, ...] = ()
+        self._taken: set[str] = set()  # names of files that tasks wrote
 
     @classmethod
     def open(cls, folder: Path, saved: Saved) -> _Sheet:
@@ -357,6 +387,18 @@ class _Sheet:
         chances = row.get("probabilities", [""] * len(self._chances)) if self._chances else ()
         line = [*values, *map(_shown, chances), row.get("picture", ""), _cell(str(row.get("error", "")))]
         self._writer.writerow([_file_cell(row["file"]), *line])
+
+    def write(self, item: _Item, saved: Saved) -> dict[str, str]:
+        """Let the task write files of its own (`write` of the spec); returns cells of the table: what they are."""
+        write = getattr(saved.spec, "write", None)
+        if write is None:
+            return {}
+        name = safe_name(item.file.stem)
+        if name.lower() in self._taken:  # of another folder, or with another ending
+            name = f"{item.number + 1:05d}-{name}"
+        self._taken.add(name.lower())
+        cells: dict[str, str] = write(item.prediction, self.folder, name)
+        return cells
 
     def draw(self, item: _Item, saved: Saved) -> str:
         """Draw one prediction; returns the file, relative to the table."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visloom.assemble import bound, classes_of, with_classes
+from visloom.assemble import bound, classes_of, colours_of, with_classes
 from visloom.errors import ConfigError, DataError, VisloomError
 from visloom.keys import fold
 from visloom.loader import Plan
@@ -83,12 +83,13 @@ def inspect(run: Run, folder: Path, say: Callable[[str], None] = lambda text: No
     reports: dict[str, list[SourceReport]] = {}
     sheets: dict[str, Path] = {}
     classes: tuple[str, ...] = ()
+    colours: tuple[Any, ...] = ()
     streams = {n: bound(s, name=n, folder=Path(run.host.data), seed=run.seed) for n, s in names.items()}
     for name, stream in streams.items():
         reports[name] = [look(source) for source in walk_sources(stream)]
         for source in walk_sources(stream):
-            classes = classes or classes_of(source)
-    run = with_classes(run, classes)
+            classes, colours = classes or classes_of(source), colours or colours_of(source)
+    run = with_classes(run, classes, colours)
     for name, stream in streams.items():
         stream = edit_each(stream, _skipping)  # what cannot be read is reported, and must not spoil the sheet
         say(f"drawing {name}")

@@ -83,6 +83,8 @@ def predict(args: Namespace) -> int:
 
     endings = [end for text in args.ext or () for end in text.split(",")]
     files = find_images(args.images, extensions=endings, recursive=args.recursive, within=args.out)
+    chosen = [args.tta] if args.tta is not None else []
+    chosen += [word for word in ("sliding", "probabilities") if getattr(args, word)]
     drawn = PICTURES if args.pictures is None else args.pictures
     began = perf_counter()
     with speaking.opened() as screen:
@@ -90,7 +92,7 @@ def predict(args: Namespace) -> int:
             args.run,
             files,
             args.out,
-            tta=args.tta,
+            tta=",".join(chosen) or None,
             device=args.device,
             pictures=drawn,
             trust=args.trust,

@@ -92,24 +92,59 @@ def _sky(rows: Array, columns: Array, camera: Camera, weather: Weather, draws: F
         clouds *= np.float32(weather.clouds) * np.minimum(1, up * 6)[:, None]
         white = 0.4 * haze + np.float32(150 * min(1.0, max(weather.haze) / 190))
         picture = picture + clouds[..., None] * (white - picture)
-    # A skyline of far roofs: a height in pixels for every bearing.
-    bearing = ((columns / camera.focal + camera.yaw) * 60 + 97 * draws[2]).astype(np.int64)
-    roofs = camera.focal * (0.035 + 0.05 * np.abs(noise[(bearing * 7) & 511, int(draws[3] * 511)]))  # (w,)
+    roofs = _skyline(columns, camera, draws)
     far = haze * 0.82 + np.array((70, 74, 84), np.float32) * np.float32(weather.light[1] * 0.18)
     return np.where((-rows[:, None] < roofs)[..., None], far, picture)
+
+
+def _skyline(columns: Array, camera: Camera, draws: Floats) -> Array:
+    """Far roofs: a height in pixels above the horizon for every column, (w,)."""
+    bearing = ((columns / camera.focal + camera.yaw) * 60 + 97 * draws[2]).astype(np.int64)
+    roofs: Array = camera.focal * (0.035 + 0.05 * np.abs(_noise()[(bearing * 7) & 511, int(draws[3] * 511)]))
+    return roofs
+
+
+def _place(
+    rows: Array, columns: Array, camera: Camera
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Where pixels below the horizon lie on the ground: x, z (h, w), and how far before the camera (h, 1); metres."""
+    far = (camera.focal * camera.eye / rows).astype(np.float32)[:, None]  # (h, 1)
+    across = columns.astype(np.float32) * (far / np.float32(camera.focal))  # (h, w) to the camera's right
+    sin, cos = np.float32(math.sin(camera.yaw)), np.float32(math.cos(camera.yaw))
+    return (
+        np.float32(camera.x) + across * cos + far * sin,
+        np.float32(camera.z) - across * sin + far * cos,
+        far,
+    )
+
+
+def _zones(side: NDArray[np.float32], street: Street) -> NDArray[np.int64]:
+    """What the ground is at a distance from the middle of the street: 0 road, 1 kerb, 2 pavement, 3 beyond."""
+    return np.searchsorted([street.half, street.half + 0.22, street.half + street.walk], side)
+
+
+def regions(scene: Scene, window: Window, size: tuple[int, int], draws: Floats) -> NDArray[np.int32]:
+    """What the backdrop shows, by index in `scene.BACKDROP`: (H, W) int32. draws: as for `background`."""
+    height, width = size
+    rows = window.y + (np.arange(height) + 0.5) * (window.height / height) - scene.camera.horizon
+    columns = window.x + (np.arange(width) + 0.5) * (window.width / width) - scene.camera.centre
+    first = int(np.searchsorted(rows, 0.5))
+    found = np.zeros((height, width), np.int32)
+    if first:
+        found[:first] = -rows[:first, None] < _skyline(columns, scene.camera, draws)
+    if first < height:
+        x, _, _ = _place(rows[first:], columns, scene.camera)
+        found[first:] = np.array([2, 3, 3, 4])[_zones(np.abs(x), scene.street)]
+    return found
 
 
 def _ground(
     rows: Array, columns: Array, camera: Camera, weather: Weather, street: Street
 ) -> NDArray[np.float32]:
-    far = (camera.focal * camera.eye / rows).astype(np.float32)[:, None]  # (h, 1) metres before the camera
-    across = columns.astype(np.float32) * (far / np.float32(camera.focal))  # (h, w) metres to its right
-    sin, cos = np.float32(math.sin(camera.yaw)), np.float32(math.cos(camera.yaw))
-    x = np.float32(camera.x) + across * cos + far * sin
-    z = np.float32(camera.z) - across * sin + far * cos
+    x, z, far = _place(rows, columns, camera)
     side = np.abs(x)
     lit = _surface(x, z, side, far, street, weather)[..., None]
-    kinds = np.searchsorted([street.half, street.half + 0.22, street.half + street.walk], side)  # (h, w) 0-3
+    kinds = _zones(side, street)  # (h, w) 0-3
     painted = 0.10 + 0.0007 * far * far  # lines wider than a far pixel, so that they do not break up
     lane = street.half / street.lanes
     dash = side < painted

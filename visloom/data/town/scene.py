@@ -23,6 +23,9 @@ CLASSES = ("car", "van", "truck", "bus", "motorbike", "cyclist", "pedestrian", "
 SURROUNDINGS = ("house", "post", "hydrant", "bin", "bench", "hedge")
 """Kinds of things that only stand about."""
 
+BACKDROP = ("sky", "building", "road", "pavement", "verge")
+"""What is behind all things, by index of `backdrop.regions`."""
+
 NEAR = 0.6
 """Metres before the camera where the picture begins."""
 

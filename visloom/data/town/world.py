@@ -26,7 +26,8 @@ SHARES = (0.20, 0.09, 0.09, 0.08, 0.08, 0.09, 0.14, 0.09, 0.07, 0.07)
 """How often each class comes, as in a street; always answering "car" is right one time in five."""
 
 
-def _check(part: str, count: int, sides: tuple[int, ...]) -> None:
+def check(part: str, count: int, sides: tuple[int, ...]) -> None:
+    """Raise ValueError for a part, a number of pictures or sides in pixels that make no sense."""
     if part not in ("train", "val", "test"):
         raise ValueError(f"part must be train, val or test, got {part!r}")
     if count < 1:
@@ -59,7 +60,7 @@ class Town(Source):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.part, self.samples, (self.size,))
+        check(self.part, self.samples, (self.size,))
 
     def open(self) -> _Album:
         """Return the empty album; pictures are made on demand, about 500 to 1,000 a second on one core."""
@@ -139,7 +140,7 @@ class Streets(Source):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.part, self.samples, (self.height, self.width))
+        check(self.part, self.samples, (self.height, self.width))
         if self.weather and self.weather not in WEATHERS:
             raise ValueError(f"weather is one of {', '.join(WEATHERS)} or empty, got {self.weather!r}")
 
