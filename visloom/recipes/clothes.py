@@ -113,7 +113,7 @@ def _evals(every: Epochs) -> dict[str, Eval]:
 
 
 def small() -> Run:
-    """A compact network from scratch, photos at 160 pixels, for one CPU core and about 40 minutes."""
+    """A compact network from scratch, photos at 192 pixels, for one CPU core and about 40 minutes."""
     return Run(
         name="clothes-small",
         task=Segment(
@@ -123,26 +123,26 @@ def small() -> Run:
             colours=voc_palette(len(CLASSES)),
             background="null",
             normalise=NORMALISE,
-            long=160,
+            long=192,
         ),
         train=Shuffled(
             source=Clothes(part="train", cache=True),
             batch=16,
             transform=(
-                RandomScale(scale=(0.8, 1.4), long=160),
+                RandomScale(scale=(0.8, 1.4), long=192),
                 RandomRotation(degrees=10.0),
-                RandomCrop(size=(160, 112)),
+                RandomCrop(size=(192, 136)),
                 RandomFlip(),
                 ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3),
             ),
         ),
-        evals=_evals(Epochs(8)),
-        length=Epochs(40),
-        optim=Optim(name="AdamW", lr=5e-3, weight_decay=0.02),
+        evals=_evals(Epochs(6)),
+        length=Epochs(42),
+        optim=Optim(name="AdamW", lr=8e-3, weight_decay=0.05),
         schedule=OneCycle(rise=0.25, final_div=100.0),
         how=How(precision="fp32"),
         host=Host(threads=1, workers=0),
-        save=Save(every=Epochs(4)),
+        save=Save(every=Epochs(3)),
         log=Log(every=Steps(25), images=15),
     )
 
@@ -153,6 +153,7 @@ def coarse() -> Run:
         small(),
         {
             "name": "clothes-coarse",
+            "length": "epochs:54",
             "task.classes": _groups(),
             "task.colours": [],
             "task.background": "background",
