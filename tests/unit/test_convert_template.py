@@ -38,7 +38,9 @@ CONFIG = {
     },
     "val_loader": {
         "type": "VOC",
-        "args": {"data_dir": "./data/voc", "batch_size": 8, "crop_size": 480, "val": True, "split": "val", "num_workers": 4},
+        "args": {
+            "data_dir": "./data/voc", "batch_size": 8, "crop_size": 480, "val": True, "split": "val", "num_workers": 4,
+        },
     },
     "optimizer": {"type": "SGD", "differential_lr": True, "args": {"lr": 0.01, "weight_decay": 1e-4, "momentum": 0.9}},
     "loss": "CrossEntropyLoss2d",

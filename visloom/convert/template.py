@@ -43,12 +43,9 @@ LOSSES: Mapping[str, Any] = {
 VALUES = {"Mean_IoU": "miou_all", "Pixel_Accuracy": "pixel_accuracy", "val_loss": "loss", "loss": "loss"}
 """What the original monitors -> what is reported here. Its mean counts absent classes as 0; `miou` leaves them out."""
 
-_DEPTHS = {
-    (2, 2, 2, 2): "resnet18",
-    (3, 4, 6, 3): "resnet50",
-    (3, 4, 23, 3): "resnet101",
-    (3, 8, 36, 3): "resnet152",
-}
+_DEPTHS: Mapping[tuple[int, ...], str] = {
+    (2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152",
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- weights
@@ -420,9 +417,6 @@ def _train(keys: _Keys, data: _Data) -> tuple[Shuffled, Host]:
     root = keys.take(f"{at}data_dir", None, note="host.data")
     host = Host(data=str(root or "data"), workers=-1 if workers is None else int(workers))
     return Shuffled(source=source, batch=batch, transform=tuple(transform), shuffle=shuffle), host
-
-
-_PARTS = {"train_extra": "train_extra", "train": "train", "val": "val", "training": "training"}
 
 
 def _source(keys: _Keys, at: str, source: Any) -> Any:
