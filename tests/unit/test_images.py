@@ -81,6 +81,38 @@ def test_a_file_cut_off_anywhere_is_refused_or_whole(name, tmp_path):
     assert refused > 0.8 * len(cuts)
 
 
+@pytest.mark.parametrize("behind", [b"", b"\r\n", bytes(2)], ids=["nothing", "newline", "zeros"])
+@pytest.mark.parametrize("kind", ["4:2:0", "4:4:4", "gray", "restarts", "cmyk"])
+def test_a_jpeg_with_its_middle_missing_is_refused_though_it_ends_like_one(kind, behind):
+    # decoders fill what is missing with flat gray, and neither cv2 nor Pillow says so
+    draws = np.random.default_rng(0)
+    picture = Image.fromarray(draws.integers(0, 255, (41, 67, 3)).astype(np.uint8))
+    mode = {"gray": "L", "cmyk": "CMYK"}.get(kind, "RGB")
+    options = {"4:4:4": {"subsampling": 0}, "restarts": {"restart_marker_blocks": 2}}.get(kind, {})
+    data = encode("JPEG", picture.convert(mode), **options)
+    whole = decode_image(data + behind, kind)
+    scan, refused = data.rfind(b"\xff\xda"), 0
+    cuts = range(scan + 16, len(data) - 2, 7)
+    for cut in cuts:
+        try:
+            image = decode_image(data[:cut] + b"\xff\xd9" + behind, f"{kind}, {cut} of {len(data)} bytes")
+        except DataError:
+            refused += 1
+        else:  # the very last block, and the colour beside it
+            changed = np.argwhere((image != whole).any(2))
+            assert (changed >= np.array(whole.shape[:2]) - 17).all(), cut
+    assert refused > 0.85 * len(cuts)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_white_picture_is_not_taken_for_one_that_ends_early(progressive):
+    for size in ((1, 1), (8, 8), (16, 16), (17, 33), (64, 64)):
+        image = decode_image(
+            encode("JPEG", Image.new("RGB", size, "white"), progressive=progressive), "white"
+        )
+        assert (image == 255).all()
+
+
 @pytest.mark.parametrize(
     "name", ["jpeg", "progressive", "cmyk.jpeg", "png", "palette.png", "gif", "lzw.tiff"]
 )

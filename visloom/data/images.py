@@ -14,7 +14,7 @@ What is decided here, for every reader:
 JPEG goes through simplejpeg where it is installed (the extra "jpeg"), else through cv2 (1.8 times Pillow's
 speed): the same pixels, all three decode by libjpeg-turbo. All else goes through Pillow. Which
 formats may be opened is fixed, so that no exotic plugin sees a stranger's file. Damage inside complete JPEG
-data can go unnoticed: the format has no checksum.
+data can go unnoticed: the format has no checksum. So can late scans that a progressive one lacks: it is less sharp.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -50,6 +50,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")  # Pillow's names
 
 SixteenBit = Literal["refuse", "scale"]
 _EOI = b"\xff\xd9"
+_MORE = b"".join(bytes([*range(1, 250, 7)]) * 4 + b"\xff" + bytes([0xD0 + n]) for n in range(8))
+"""Data that a decoder takes for further blocks, between all eight restart marks."""
+
 _pillow_limit = threading.Lock()
 
 
@@ -87,6 +90,8 @@ def decode_image(
         else:
             check_end(str(picture.format), data)
             image = _to_rgb(picture)
+            if picture.format in ("JPEG", "MPO"):
+                _check_filled(data, image, _decode_slowly)
     except DataError:
         raise
     except Exception as error:  # decoders raise anything on bad data: OSError, SyntaxError, struct.error, ...
@@ -316,14 +321,20 @@ def _end_looks_right(kind: str, end: bytes) -> bool:
 
 
 def _decode_jpeg(data: bytes, name: str) -> NDArray[np.uint8]:
-    import cv2
-
     simple = _simplejpeg()
     if simple is not None:
         with suppress(
             ValueError
         ):  # it is stricter: what it refuses is for cv2 to judge, as if it were not here
             return np.asarray(simple.decode_jpeg(data, colorspace="RGB", strict=True), np.uint8)
+    image = _decode_cv2(data, name)
+    _check_filled(data, image, partial(_decode_cv2, name=name))
+    return image
+
+
+def _decode_cv2(data: bytes, name: str) -> NDArray[np.uint8]:
+    import cv2
+
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
@@ -357,6 +368,31 @@ def _simplejpeg() -> Any:
     except ImportError:
         return None
     return simplejpeg
+
+
+def _check_filled(
+    data: bytes, image: NDArray[np.uint8], decode: Callable[[bytes], NDArray[np.uint8]]
+) -> None:
+    """Raise OSError where a JPEG's end mark comes before its last block: decoders fill the rest with flat gray.
+
+    None of them tells, so it is tried: where the last corner is flat, the picture is decoded again with more data
+    before its end mark. A whole picture does not change by it. An end inside the very last block may go unnoticed.
+    """
+    top, left = (max(side - 4, (side - 1) // 8 * 8) for side in image.shape[:2])  # inside the last block
+    corner = image[top:, left:].astype(np.int64) @ np.array([299, 587, 114]) // 1000  # chroma may blend in
+    end = data.rfind(_EOI)
+    if np.ptp(corner) > 2 or end < 0:
+        return
+    before = data[:end].rstrip(b"\xff")  # fill bytes, or half of a stuffed one: it would swallow what follows
+    if not np.array_equal(decode(before + _MORE + data[end:]), image):
+        raise OSError("the end of the picture is missing, though the file ends like one")
+
+
+def _decode_slowly(data: bytes) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with _without_pillow_limit():
+        return _to_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
 
 
 def _to_rgb(picture: Image) -> NDArray[np.uint8]:
