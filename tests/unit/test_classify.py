@@ -540,3 +540,13 @@ def test_images_grow_with_the_run_in_training_only() -> None:
     for wrong in (((0.7, 4), (0.3, 6)), ((0.0, 4),), ((0.5, 0),)):
         with pytest.raises(ValueError, match="rising shares"):
             tiny(grow=wrong)
+
+
+def test_a_network_that_sees_bgr_gets_turned_pictures() -> None:
+    batch = tiny().collate(pictures(), None)
+    mean, std = (10.0, 20.0, 30.0), (1.0, 2.0, 3.0)
+    rgb = tiny(normalise=Normalise(mean[::-1], std[::-1])).build().images(batch)
+    bgr = tiny(normalise=Normalise(mean, std, order="bgr")).build().images(batch)
+    assert torch.equal(bgr, rgb.flip(1)) and not torch.equal(bgr, rgb)
+    with pytest.raises(ValueError, match="order is rgb or bgr"):
+        Normalise(mean, std, order="gbr")  # type: ignore[arg-type]

@@ -36,6 +36,7 @@ class ClassifyModule(TaskModule):
         self.tta = spec.tta
         self.grow = spec.grow
         values = spec.normalisation()
+        self.turned = values.order == "bgr" and spec.channels == 3
         std = torch.tensor(values.std, dtype=torch.float64)
         mean = torch.tensor(values.mean, dtype=torch.float64)
         # (pixel - mean) / std as one multiplication and addition
@@ -74,6 +75,8 @@ class ClassifyModule(TaskModule):
     def images(self, batch: ClassifyBatch, *, mixed: bool = False) -> Tensor:
         """Normalised images of a batch, (B, C, H, W) float32 in channels-last memory, mixed if wanted."""
         image = batch.image  # (B, H, W, C)
+        if self.turned:
+            image = image.flip(3)
         if mixed and batch.mix is not None:
             image = mix_images(image, batch.mix)
         # A view, so NHWC memory stays as it is and becomes torch's channels-last.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from visloom.errors import ConfigError, ContractError
 from visloom.run import Call
@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Normalise:
-    """(pixel - mean) / std per channel, in the units of the stored pixels: 0-255 for 8-bit pictures."""
+    """(pixel - mean) / std per channel, in the units of the stored pixels: 0-255 for 8-bit pictures.
+
+    order: of the channels as the network sees them; mean and std are in that order. Pictures are read as RGB, and
+    "bgr" turns them round for weights that were trained so.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    order: Literal["rgb", "bgr"] = "rgb"
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(f"mean and std need one number per channel each, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        if self.order not in ("rgb", "bgr"):
+            raise ValueError(f"order is rgb or bgr, got {self.order!r}")
 
     def channels(self, count: int) -> Normalise:
         """Return the values for another number of channels: the averages of the known ones."""
