@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from visloom.errors import ConfigError
 from visloom.run import Call
@@ -29,6 +30,10 @@ IMAGENET = Normalise((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _BLOCKS: dict[Shape, int] = {
     (2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152,
 }  # fmt: skip
+_DEPTHS = (18, 34, 50, 101, 152)
+_DEEP = {"stem_width": 32, "stem_type": "deep"}
+_SHUFFLE_V1 = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # groups -> channels of the first stage
+_SHUFFLE_V2 = {48: 0.5, 116: 1.0, 176: 1.5, 244: 2.0}  # channels of the first stage -> widen_factor
 _VGG = {8: 11, 10: 13, 13: 16, 16: 19}  # convolutions -> layers with weights
 _MOBILE = (1, 2, 3, 4, 3, 3, 1)  # blocks of MobileNetV2's seven layers
 
@@ -56,7 +61,7 @@ def find(shapes: Mapping[str, Shape]) -> Found:
     names = shapes.keys()
     if "backbone.features.0.weight" in names and "backbone.classifier.2.weight" in names:
         return Found(
-            Custom(Call("visloom.nets.lenet:LeNet5"), normalise=MNIST),
+            _lenet(),
             shapes["backbone.classifier.2.weight"][0],
             shapes["backbone.features.0.weight"][1],
             "LeNet5",
@@ -96,9 +101,8 @@ def _resnet(shapes: Mapping[str, Shape], classes: int) -> Found:
         if width != 32:
             raise ConfigError(f"a deep stem of {width} channels is not of the zoo, which has 32")
         channels = shapes["backbone.stem.0.conv.weight"][1]
-        deep = {} if down == "d" else {"stem_width": 32, "stem_type": "deep"}
-        name = f"resnet{depth}{'d' if down == 'd' else ''}"
-        return Found(Timm(name, options=deep), classes, channels, f"ResNetV1{down}-{depth}")
+        net = Timm(f"resnet{depth}d") if down == "d" else Timm(f"resnet{depth}", options=_DEEP)
+        return Found(net, classes, channels, f"ResNetV1{down}-{depth}")
     stem = shapes["backbone.conv1.weight"]
     if stem[2:] == (3, 3):
         return Found(ResNetCifar(depth), classes, stem[1], f"ResNet_CIFAR-{depth}")
@@ -109,12 +113,16 @@ def _resnet(shapes: Mapping[str, Shape], classes: int) -> Found:
     if groups == 1 or not bottleneck:
         return Found(Timm(f"{se}resnet{depth}"), classes, stem[1], f"{title}ResNet-{depth}")
     width = grouped[1]
-    text = f"{title}ResNeXt-{depth} ({groups}x{width}d)"
+    return Found(
+        _resnext(se, depth, groups, width), classes, stem[1], f"{title}ResNeXt-{depth} ({groups}x{width}d)"
+    )
+
+
+def _resnext(se: str, depth: int, groups: int, width: int) -> Timm:
     name = f"{se}resnext{depth}_{groups}x{width}d"
     if name in _TIMM_RESNEXT:
-        return Found(Timm(name), classes, stem[1], text)
-    options = {"cardinality": groups, "base_width": width}
-    return Found(Timm(f"{se}resnet{depth}", options=options), classes, stem[1], text)
+        return Timm(name)
+    return Timm(f"{se}resnet{depth}", options={"cardinality": groups, "base_width": width})
 
 
 _TIMM_RESNEXT = (
@@ -138,10 +146,12 @@ def _vgg(shapes: Mapping[str, Shape]) -> Found:
     if not layers:
         raise ConfigError(f"a VGG with {len(convolutions)} convolutions is not of the zoo")
     norm = "_bn" if "backbone.features.0.bn.weight" in shapes else ""
-    call = Call(f"torchvision.models:vgg{layers}{norm}")
     classes = shapes["backbone.classifier.6.weight"][0]
-    net = Custom(call, channels_as="", normalise=IMAGENET)
-    return Found(net, classes, 3, f"VGG-{layers}{'-BN' if norm else ''}")
+    return Found(_vgg_net(layers, norm), classes, 3, f"VGG-{layers}{'-BN' if norm else ''}")
+
+
+def _vgg_net(layers: int, norm: str) -> Custom:
+    return Custom(Call(f"torchvision.models:vgg{layers}{norm}"), channels_as="", normalise=IMAGENET)
 
 
 def _mobile_v2(shapes: Mapping[str, Shape], classes: int) -> Found:
@@ -149,18 +159,25 @@ def _mobile_v2(shapes: Mapping[str, Shape], classes: int) -> Found:
     last = shapes["backbone.conv2.conv.weight"][0]
     if counts != _MOBILE or shapes["backbone.conv1.conv.weight"][0] != 32 or last != 1280:
         raise ConfigError("this MobileNetV2 is narrower or wider than the zoo's (widen_factor 1)")
+    return Found(_mobile_net(), classes, 3, "MobileNetV2")
+
+
+def _mobile_net() -> Custom:
+    """torchvision's drops a fifth of the features before the head; the original drops none."""
     call = Call("torchvision.models:mobilenet_v2", {"dropout": 0.0})
-    return Found(Custom(call, channels_as="", normalise=IMAGENET), classes, 3, "MobileNetV2")
+    return Custom(call, channels_as="", normalise=IMAGENET)
 
 
 def _shuffle_v2(shapes: Mapping[str, Shape], classes: int) -> Found:
     width = shapes["backbone.layers.0.0.branch2.2.conv.weight"][0] * 2
-    known = {48: "x0_5", 116: "x1_0", 176: "x1_5", 244: "x2_0"}
-    if width not in known:
+    if width not in _SHUFFLE_V2:
         raise ConfigError(f"a ShuffleNetV2 of {width} channels is not of the zoo")
-    call = Call(f"torchvision.models:shufflenet_v2_{known[width]}")
-    net = Custom(call, channels_as="", normalise=IMAGENET)
-    return Found(net, classes, 3, f"ShuffleNetV2 {known[width][1:].replace('_', '.')}x")
+    return Found(_shuffle_v2_net(width), classes, 3, f"ShuffleNetV2 {_SHUFFLE_V2[width]}x")
+
+
+def _shuffle_v2_net(width: int) -> Custom:
+    name = f"shufflenet_v2_x{str(_SHUFFLE_V2[width]).replace('.', '_')}"
+    return Custom(Call(f"torchvision.models:{name}"), channels_as="", normalise=IMAGENET)
 
 
 def _shuffle_v1(shapes: Mapping[str, Shape], classes: int) -> Found:
@@ -168,12 +185,59 @@ def _shuffle_v1(shapes: Mapping[str, Shape], classes: int) -> Found:
     groups = shapes["backbone.layers.0.1.g_conv_1x1_expand.conv.weight"][0] // first[1]
     groups = groups if groups in (1, 2, 3, 4, 8) else 0
     width = shapes["backbone.layers.0.1.g_conv_1x1_expand.conv.weight"][0]
-    from visloom.nets.shufflenet_v1 import WIDTHS
-
-    if not groups or WIDTHS[groups][0] != width:
+    if not groups or _SHUFFLE_V1[groups] != width:
         raise ConfigError(f"a ShuffleNetV1 of {width} channels is not of the zoo")
-    net = Custom(Call("visloom.nets.shufflenet_v1:ShuffleNetV1", {"groups": groups}), normalise=IMAGENET)
-    return Found(net, classes, shapes["backbone.conv1.conv.weight"][1], f"ShuffleNetV1 1x (g={groups})")
+    channels = shapes["backbone.conv1.conv.weight"][1]
+    return Found(_shuffle_v1_net(groups), classes, channels, f"ShuffleNetV1 1x (g={groups})")
+
+
+def _shuffle_v1_net(groups: int) -> Custom:
+    return Custom(Call("visloom.nets.shufflenet_v1:ShuffleNetV1", {"groups": groups}), normalise=IMAGENET)
+
+
+def _lenet() -> Custom:
+    return Custom(Call("visloom.nets.lenet:LeNet5"), normalise=MNIST)
+
+
+# ------------------------------------------------------------------------------------------------------- configs
+
+
+def of_config(backbone: Mapping[str, Any]) -> NetSpec:
+    """Return the network that the backbone of a config describes; options that do not shape it are not looked at.
+
+    Raises ConfigError if it is not of the zoo.
+    """
+    kind, depth = backbone.get("type"), backbone.get("depth", 0)
+    known = {"ResNet": depth in _DEPTHS, "ResNetV1d": depth in _DEPTHS, "ResNet_CIFAR": depth in _DEPTHS,
+             "SEResNet": depth in _DEPTHS, "ResNeXt": depth in _DEPTHS[2:], "SEResNeXt": depth in _DEPTHS[2:],
+             "VGG": depth in _VGG.values()}  # fmt: skip
+    if known.get(str(kind)) is False:
+        raise ConfigError(f"a {kind} of depth {depth} is not of the zoo")
+    match kind:
+        case "ResNet_CIFAR":
+            return ResNetCifar(depth)
+        case "ResNet" if backbone.get("deep_stem"):
+            down = bool(backbone.get("avg_down"))
+            return Timm(f"resnet{depth}d") if down else Timm(f"resnet{depth}", options=_DEEP)
+        case "ResNet" | "SEResNet":
+            return Timm(f"{'se' if kind == 'SEResNet' else ''}resnet{depth}")
+        case "ResNetV1d":
+            return Timm(f"resnet{depth}d")
+        case "ResNeXt" | "SEResNeXt":
+            groups, width = backbone.get("groups", 32), backbone.get("width_per_group", 4)
+            return _resnext("se" if kind == "SEResNeXt" else "", depth, groups, width)
+        case "VGG":
+            return _vgg_net(depth, "_bn" if backbone.get("norm_cfg") else "")
+        case "MobileNetV2" if backbone.get("widen_factor", 1.0) == 1.0:
+            return _mobile_net()
+        case "ShuffleNetV2" if backbone.get("widen_factor", 1.0) in _SHUFFLE_V2.values():
+            factor = backbone.get("widen_factor", 1.0)
+            return _shuffle_v2_net(next(width for width, each in _SHUFFLE_V2.items() if each == factor))
+        case "ShuffleNetV1" if backbone.get("widen_factor", 1.0) == 1.0:
+            return _shuffle_v1_net(backbone.get("groups", 3))
+        case "LeNet5":
+            return _lenet()
+    raise ConfigError(f"the backbone {kind} (of this width) is none that is known here")
 
 
 # --------------------------------------------------------------------------------------------------------- names
