@@ -58,6 +58,7 @@ def import_config(args: Namespace) -> int:
     """Write an old config as a recipe, and list what became of every key."""
     from visloom.config import to_yaml
     from visloom.convert import common
+    from visloom.validate import validate
 
     module, out = common.converter(args.format), Path(args.out).expanduser()
     if out.suffix.lower() not in (".yaml", ".yml"):
@@ -67,9 +68,12 @@ def import_config(args: Namespace) -> int:
     if not hasattr(module, "config"):
         raise ConfigError(f"{args.format} has no config files that could be imported")
     converted = module.config(Path(args.file).expanduser())
+    validate(converted.run)
     missing = common.uncovered(converted.rows)
     with speaking.opened() as screen:
         _tell_rows(screen, converted.rows, whole=True)
+        for note in converted.notes:
+            screen.line([("note: ", "warn"), (safe(note), "")])
         if missing and not args.partial:
             raise ConfigError(
                 f"{len(missing)} keys are not supported, for one {missing[0].key}: {missing[0].note}\n"

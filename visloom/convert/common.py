@@ -53,10 +53,11 @@ class Row:
 
 @dataclass(frozen=True)
 class ConvertedConfig:
-    """A run that does what an old config says, and what became of each of its keys."""
+    """A run that does what an old config says, what became of each of its keys, and what the user must know."""
 
     run: Run
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ A word about a key holds for everything below it; the longest one that fits a le
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from visloom.convert.common import Row, Verdict
@@ -85,11 +85,11 @@ class Keys:
         where = self.tree.where(key)
         return ConfigError(f"{where + ': ' if where else ''}{key} {problem}", path=key)
 
-    def rows(self, known: Mapping[str, Any] | None = None) -> tuple[Row, ...]:
+    def rows(self, known: Sequence[str] = ()) -> tuple[Row, ...]:
         """One row per leaf, in order. `known`: top-level keys that there may be, for hints at misspelt ones."""
-        return tuple(self._row(key, known or {}) for key in self._leaves())
+        return tuple(self._row(key, known) for key in self._leaves())
 
-    def _row(self, key: str, known: Mapping[str, Any]) -> Row:
+    def _row(self, key: str, known: Sequence[str]) -> Row:
         where, place = self.tree.where(key), key
         while place and place not in self._said:
             place = place.rpartition(".")[0]

@@ -1,7 +1,7 @@
 """mmclassification 0.x: its checkpoints and configs. The networks and their names are in `zoo.py`.
 
-A checkpoint is {"meta": {...}, "state_dict": {...}, "optimizer": {...}}, or a bare state dict. `meta` may hold the
-text of the config, the class names, and how far the training was.
+A checkpoint is {"meta": {...}, "state_dict": {...}, "optimizer": {...}}, or a bare state dict; what stands beside the
+tensors is read in `checkpoints.py`, configs in `configs.py` and `pipelines.py`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visloom.convert.common import ConvertedWeights, Row, only_file
-from visloom.convert.mmcls import zoo
+from visloom.convert import pyconfig
+from visloom.convert.common import ConvertedConfig, ConvertedWeights, Row, only_file, without_data
+from visloom.convert.keys import Keys
+from visloom.convert.mmcls import checkpoints, configs, zoo
 from visloom.convert.oldfiles import Old, read_old
+from visloom.data.transforms import CenterCrop, Resize
 from visloom.errors import ConfigError
 from visloom.run import Run
 from visloom.task import TaskSpec
-from visloom.tasks.classify import Classify
+from visloom.tasks.classify import Classify, Normalise, ResNetCifar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,13 @@ TASKS = ("Classify",)
 def recognises(keys: Collection[str], extra: Mapping[str, Any]) -> bool:
     """Say whether a file with these tensors is a classifier of mmclassification."""
     return zoo.recognises({_bare_name(key) for key in keys})
+
+
+def config(file: Path) -> ConvertedConfig:
+    """Convert a config file. Raises ConfigError with file and line for what cannot be read or cannot be."""
+    keys = Keys(pyconfig.read(file))
+    run, notes = configs.to_run(keys, file.stem)
+    return ConvertedConfig(run, keys.rows(configs.TOP), notes)
 
 
 def _bare_name(key: str) -> str:
@@ -49,50 +59,85 @@ def weights(
 
     Args:
         into: the run it belongs to; its task must have the same network.
-        at: `epoch:N` or `step:N`, where the file does not say.
+        at: `step:N`, where the file does not say how many updates were done.
         classes: a text file with one class name per line, where the file does not name them.
         colours: "rgb" or "bgr", the order in which the network sees the channels, where the file does not tell.
     Raises:
         ConfigError: the file is no checkpoint of the zoo, or does not belong to `into`.
     """
     old = read_old(only_file(files))
-    tensors = {_bare_name(name): tensor for name, tensor in old.tensors.items()}
     try:
-        found = zoo.find({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        found = zoo.find({_bare_name(name): tuple(tensor.shape) for name, tensor in old.tensors.items()})
     except ConfigError as error:
         raise ConfigError(f"{old.path}: {error}") from error
-    task = _task(found, old, classes, into)
-    theirs = {zoo.old_name(found.net, name): name for name in _our_names(task)}
-    rows, ours = [], {}
+    tree = checkpoints.tree_of(old)
+    told = None if tree is None else checkpoints.run_of(tree, old.path.stem)
+    if told is not None and not _same_network(told, found):
+        told = None
+    names, source = checkpoints.class_names(old, found.classes, classes)
+    normalise, why = checkpoints.normalisation(old, found, tree, told, colours)
+    task = _task(found, old, into or told, names, normalise)
+    ours, tensors, rows, notes = _tensors(old, found, task)
+    base = into or told
+    run = _without_data(found, task, old) if base is None else replace(base, task=task)
+    moments, became = checkpoints.moments(old, ours, base, tensors)
+    step = checkpoints.step_of(old, at)
+    taken = {source: "task.classes", "meta.dataset_meta": "task.classes", "meta.iter": "step"}
+    taken["optimizer" if moments else "-optimizer"] = became
+    rows += checkpoints.rows_beside(old, run=told is not None, taken=taken)
+    notes = [f"{found.name}, {found.classes} classes: {source}", why, *notes]
+    return ConvertedWeights(task, tensors, tuple(rows), tuple(notes), step=step, moments=moments, run=run)
+
+
+def _same_network(run: Run, found: zoo.Found) -> bool:
+    task = run.task
+    return isinstance(task, Classify) and (task.net, task.channels) == (found.net, found.channels)
+
+
+def _task(
+    found: zoo.Found, old: Old, base: Run | None, names: tuple[str, ...], normalise: Normalise
+) -> Classify:
+    """The task of a network: that of a run if there is one, else one of its own. Raises ConfigError."""
+    if base is None:
+        return Classify(net=found.net, classes=names, channels=found.channels, normalise=normalise)
+    if not _same_network(base, found):
+        raise ConfigError(
+            f"{old.path} holds a {found.name} ({found.net!r}, {found.channels} channels), --into has "
+            f"{getattr(base.task, 'net', type(base.task).__name__)!r}",
+            path="task.net",
+        )
+    task = base.task
+    assert isinstance(task, Classify)
+    numbers = names == tuple(map(str, range(len(names))))
+    kept = task.classes if task.classes and numbers else names
+    return replace(task, classes=kept, normalise=normalise)
+
+
+def _tensors(
+    old: Old, found: zoo.Found, task: Classify
+) -> tuple[dict[str, str], dict[str, Tensor], list[Row], list[str]]:
+    """Return the file's names -> ours, tensors by our names, a row per key, and notes."""
+    import torch
+
+    theirs = {zoo.old_name(found.net, name): f"net.{name}" for name in _our_names(task)}
+    ours, tensors, rows = {}, {}, []
     for name, tensor in old.tensors.items():
         bare = _bare_name(name)
         if bare in theirs:
-            ours[f"net.{theirs[bare]}"] = tensor
-            rows.append(Row(name, "taken", f"net.{theirs[bare]}"))
+            ours[name], tensors[theirs[bare]] = theirs[bare], tensor
+            rows.append(Row(name, "taken", theirs[bare]))
         elif bare.startswith("ema_"):
             rows.append(
                 Row(name, "not needed", "the weights without averaging; the file's own are the average")
             )
         else:
             rows.append(Row(name, "not supported", f"{found.name} has no such tensor"))
-    notes = (f"{found.name}, {found.classes} classes",)
-    run = None if into is None else replace(into, task=task)
-    return ConvertedWeights(task, ours, tuple(rows), notes, run=run)
-
-
-def _task(found: zoo.Found, old: Old, classes: str, into: Run | None) -> Classify:
-    """The task of a network: that of `into` if there is one, else one of its own."""
-    names = _class_names(old, found.classes, classes)
-    if into is None:
-        return Classify(net=found.net, classes=names, channels=found.channels)
-    task = into.task
-    if not isinstance(task, Classify) or (task.net, task.channels) != (found.net, found.channels):
-        raise ConfigError(
-            f"{old.path} holds a {found.name} ({found.net!r}, {found.channels} channels), --into has "
-            f"{getattr(task, 'net', type(task).__name__)!r}",
-            path="task.net",
-        )
-    return replace(task, classes=task.classes or names)
+    counters = [
+        name for name in theirs.values() if name.endswith("num_batches_tracked") and name not in tensors
+    ]
+    tensors.update({name: torch.tensor(0) for name in counters})
+    notes = ["counters of batch norm are not in so old a file: they start at 0"] if counters else []
+    return ours, tensors, rows, notes
 
 
 def _our_names(task: Classify) -> list[str]:
@@ -103,22 +148,13 @@ def _our_names(task: Classify) -> list[str]:
         return list(task.net.build(len(task.classes), task.channels).state_dict())
 
 
-def _class_names(old: Old, count: int, file: str) -> tuple[str, ...]:
-    """Class names from a file, from the checkpoint, or numbers."""
-    meta = old.extra.get("meta")
-    names: Sequence[Any] = ()
-    if file:
-        try:
-            names = [
-                line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--option classes={file} cannot be read: {error}") from error
-    elif isinstance(meta, Mapping) and isinstance(meta.get("CLASSES"), list | tuple):
-        names = meta["CLASSES"]
-    if names and len(names) != count:
-        raise ConfigError(f"{len(names)} class names for a head of {count} classes")
-    return tuple(map(str, names)) or tuple(map(str, range(count)))
+def _without_data(found: zoo.Found, task: Classify, old: Old) -> Run:
+    """A run for predictions, with the transforms that the zoo's networks are evaluated with."""
+    from visloom.rundir import safe_name
+
+    small = found.channels == 1 or isinstance(found.net, ResNetCifar)
+    steps = (Resize(size=32),) if small else (Resize(short=256), CenterCrop(size=224))
+    return without_data(task, name=safe_name(old.path.stem), transform=steps)
 
 
 def original(task: TaskSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
