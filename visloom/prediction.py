@@ -220,15 +220,12 @@ def _read(number: int, file: Path, saved: Saved) -> _Item:
     }
     try:
         item.image = read_image(file, **options)
-        sample = Sample(
-            str(file), _channels(item.image, getattr(saved.spec, "channels", 3)), calib=np.eye(3, 4)
-        )
+        sample = Sample(str(file), _channels(item.image, getattr(saved.spec, "channels", 3)))
         key = fold(saved.run.seed, "predict", number)
         for position, transform in enumerate(leaf.transform if leaf is not None else ()):
             sample = applied(transform, sample, subkey(key, position))
         item.sample = sample.resolve()
-        if item.sample.calib is not None:  # a projection follows every transform: it began as the identity
-            item.matrix = item.sample.calib[:, :3]
+        item.matrix = item.sample.stored().matrix
     except VisloomError as error:
         item.error = str(error)
     except Exception as error:  # a transform of the user's own, on a picture that it did not expect

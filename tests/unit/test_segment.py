@@ -329,9 +329,8 @@ def test_a_prediction_returns_to_the_original_geometry():
     from visloom.data.transforms import CenterCrop, Resize
 
     original = sample("a", 40, 60)
-    original = original.replace(calib=np.eye(3, 4))
     moved = CenterCrop(size=20)(Resize(short=20)(original, 0), 0).resolve()
-    back = spec().restore({"mask": torch.zeros(20, 20, dtype=torch.uint8)}, moved.calib[:, :3], (40, 60))
+    back = spec().restore({"mask": torch.zeros(20, 20, dtype=torch.uint8)}, moved.stored().matrix, (40, 60))
     assert back["mask"].shape == (40, 60)
     assert (back["mask"][:, 10:50] == 0).all()  # the middle square
     assert (back["mask"][:, :9] == -1).all()
