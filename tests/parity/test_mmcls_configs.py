@@ -231,7 +231,8 @@ def test_schedules_of_the_families(configs):
 
 def test_label_smoothing_clipping_average_and_frozen_stages(configs):
     more = (
-        "optimizer_config = dict(_delete_=True, grad_clip=dict(max_norm=20, norm_type=2))\nfp16 = dict(loss_scale=512.)\n"
+        "optimizer_config = dict(_delete_=True, grad_clip=dict(max_norm=20, norm_type=2))\n"
+        "fp16 = dict(loss_scale=512.)\n"
         "custom_hooks = [dict(type='EMAHook', momentum=0.001, interval=2, warm_up=10)]\nseed = 7\n"
         "evaluation = dict(interval=5)\ncheckpoint_config = dict(interval=10, max_keep_ckpts=3)\n"
         "log_config = dict(interval=10, hooks=[dict(type='TensorboardLoggerHook')])\ncudnn_benchmark = True\n"

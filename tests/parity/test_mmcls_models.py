@@ -134,6 +134,9 @@ def test_networks_out_of_the_zoo_are_refused_in_words(shared):
             zoo.of_config(wrong)
 
 
+PREPROCESSOR = "data_preprocessor = dict(mean=[1., 2., 3.], std=[4., 5., 6.], to_rgb=False)"
+
+
 @pytest.fixture(scope="module")
 def small():
     """A ResNet_CIFAR-18's tensors by their old names."""
@@ -153,10 +156,8 @@ def small():
         ({}, "resnet18_b16x8_20210528-bd6371c8.pth", "rgb"),
         ({"mmcls_version": "0.8.0", "config": mmcls.CIFAR_CONFIG}, "a.pth", "bgr"),
         ({"mmcls_version": "0.8.0", "config": mmcls.CIFAR_CONFIG.replace("=True)\n", "=False)\n")}, "a.pth", "rgb"),
-        ({"cfg": "dataset_type = 'CIFAR10'\ndata_preprocessor = dict(mean=[1., 2., 3.], std=[4., 5., 6.], to_rgb=False)"},
-         "a.pth", "rgb"),
-        ({"cfg": "dataset_type = 'ImageNet'\ndata_preprocessor = dict(mean=[1., 2., 3.], std=[4., 5., 6.])"},
-         "a.pth", "bgr"),
+        ({"cfg": f"dataset_type = 'CIFAR10'\n{PREPROCESSOR}"}, "a.pth", "rgb"),
+        ({"cfg": f"dataset_type = 'ImageNet'\n{PREPROCESSOR}"}, "a.pth", "bgr"),
     ],
 )  # fmt: skip
 def test_colour_order_by_vintage(small, tmp_path, meta, file, order):
@@ -216,8 +217,10 @@ def test_moments_that_are_not_exact_are_left_behind_aloud(small, tmp_path):
     misshapen = optimizer_of(small)
     misshapen["state"][0]["momentum_buffer"] = torch.ones(2)
     for optimizer, said in (
-        (fewer, "the network has 62"), (misshapen, "another shape"), (optimizer_of(small, word="exp_avg"), "not what SGD"),
-    ):  # fmt: skip
+        (fewer, "the network has 62"),
+        (misshapen, "another shape"),
+        (optimizer_of(small, word="exp_avg"), "not what SGD"),
+    ):
         torch.save({"meta": meta, "state_dict": small, "optimizer": optimizer}, tmp_path / "a.pth")
         converted = common.convert(converter, [tmp_path / "a.pth"])
         assert converted.moments is None

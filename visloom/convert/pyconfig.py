@@ -182,6 +182,10 @@ _COMPARED: dict[type, Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
     ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
+_CALLED: dict[str, Callable[..., Any]] = {
+    "list": list, "tuple": tuple, "int": int, "float": float, "str": str, "len": len, "min": min, "max": max,
+    "sum": sum, "round": round, "abs": abs,
+}  # fmt: skip
 _PLAIN = (int, float, bool, str, type(None))
 
 
@@ -328,19 +332,13 @@ class _Python:
         if name == "dict":
             found = dict(*arguments)
             for keyword in node.keywords:
-                found.update(
-                    self.value(keyword.value)
-                    if keyword.arg is None
-                    else {keyword.arg: self.value(keyword.value)}
-                )
+                value = self.value(keyword.value)
+                found.update(value if keyword.arg is None else {keyword.arg: value})
             return found
-        if not node.keywords and name in ("list", "tuple"):
-            return {"list": list, "tuple": tuple}[name](*arguments)
         if not node.keywords and name == "range" and len(range(*arguments)) <= _MOST:
             return list(range(*arguments))
-        if not node.keywords and name in ("int", "float", "str", "len", "min", "max", "sum", "round", "abs"):
-            return {"int": int, "float": float, "str": str, "len": len, "min": min, "max": max, "sum": sum,
-                    "round": round, "abs": abs}[name](*arguments)  # fmt: skip
+        if not node.keywords and name in _CALLED:
+            return _CALLED[name](*arguments)
         raise self._error(
             node, "a config is read, not executed, and nothing is called but dict, list and range"
         )
