@@ -112,6 +112,10 @@ class Source(Cached):
         """(N,) class label of every sample, or None where a sample has no single label."""
         return None
 
+    def multilabels_all(self) -> NDArray[Any] | None:
+        """(N, K) labels of several classes: 1 present, 0 not, -1 present but difficult; None where there are none."""
+        return None
+
     def check(self) -> list[str]:
         """Look over the data before step 1: raise DataError for what cannot be used, return warnings."""
         return []
@@ -157,6 +161,10 @@ class Source(Cached):
         """(n,) labels of the samples kept, or None."""
         return self._kept(self.labels_all())
 
-    def _kept(self, values: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    def multilabels(self) -> NDArray[Any] | None:
+        """(n, K) labels of several classes of the samples kept, or None."""
+        return self._kept(self.multilabels_all())
+
+    def _kept(self, values: NDArray[Any] | None) -> NDArray[Any] | None:
         kept = self.chosen()
         return values if values is None or kept is None else values[kept]

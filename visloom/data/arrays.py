@@ -96,6 +96,10 @@ class Arrays(Source):
         targets = self.opened().targets
         return np.asarray(targets) if targets.ndim == 1 else None
 
+    def multilabels_all(self) -> NDArray[Any] | None:
+        targets = self.opened().targets
+        return np.asarray(targets) if targets.ndim == 2 else None
+
     def _id(self, index: int) -> str:
         return f"{Path(self.images).stem}/{index:06d}"
 
