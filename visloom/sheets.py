@@ -202,9 +202,12 @@ def _caption(sample: Any, run: Run) -> str:
     label = sample.label
     if label is None:
         return str(sample.id)
-    if np.ndim(label) == 1:
-        label = int(np.argmax(label))
     known = run.task.classes
+    if np.ndim(label) == 1:
+        there = np.flatnonzero(np.asarray(label) == 1)
+        if len(there) > 1 and there[-1] < len(known):
+            return ", ".join(known[i] for i in there)
+        label = int(np.argmax(label))
     return known[label] if 0 <= int(label) < len(known) else str(label)
 
 

@@ -4,7 +4,21 @@ smoothing."""
 from __future__ import annotations
 
 from visloom.tasks.classify.batch import ClassifyBatch
+from visloom.tasks.classify.multilabel import Asymmetric, BinaryCrossEntropy, Focal, MultiLabel
 from visloom.tasks.classify.nets import Custom, FastCifar, NetSpec, Normalise, ResNetCifar, Timm
 from visloom.tasks.classify.spec import Classify
 
-__all__ = ["Classify", "ClassifyBatch", "Custom", "FastCifar", "NetSpec", "Normalise", "ResNetCifar", "Timm"]
+__all__ = [
+    "Asymmetric",
+    "BinaryCrossEntropy",
+    "Classify",
+    "ClassifyBatch",
+    "Custom",
+    "FastCifar",
+    "Focal",
+    "MultiLabel",
+    "NetSpec",
+    "Normalise",
+    "ResNetCifar",
+    "Timm",
+]
