@@ -21,7 +21,11 @@ from visloom.words import safe
 if TYPE_CHECKING:
     from visloom.data.layout import Layout
 
-_RECIPE_OF = {"Cifar": "{name}"}  # class of a source -> recipe that knows it; `folder` takes every other one
+_RECIPE_OF = {
+    "Cifar": "{name}",
+    "Mnist": "{name}",
+    "VocLabels": "voc_labels",
+}  # class of a source -> recipe that knows it; `folder` takes every other one
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def _unknown(data: Path) -> str:
     return (
         f"{data}: no reader knows what this folder holds. It has {one_of(inside, 'and')}\n"
         "  understood are: class folders (cats/1.jpg, or train/cats/1.jpg and val/cats/9.jpg); a list file or "
-        "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version"
+        "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version; MNIST's idx files"
     )
 
 
