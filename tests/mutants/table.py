@@ -1,0 +1,258 @@
+"""Mutants: the engine broken on purpose, one way each, and the test that must fail for it.
+
+    file, old, new: `old` stands exactly once in `file` and becomes `new`.  tests: of which at least one must fail.
+
+`tests/mutants/test_mutants.py` applies each to a copy of the tree. What resumed runs could forget is broken inside the
+processes of tests/life.py instead (`MUTANTS` there), in every ordinary test run.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_POWER = "tests/faults/test_power_loss.py::test_a_cut_anywhere_leaves_a_checkpoint_that_verifies"
+_STORE = "tests/unit/test_checkpoint.py::"
+_RESUME = "tests/e2e/test_resume.py::"
+_NAN = "tests/e2e/test_nonfinite.py::"
+
+MUTANTS = (
+    # ------------------------------------------------------------------------------------------------ checkpoints
+    Mutant(
+        "the name of the checkpoints' folder is not synced",
+        "visloom/checkpoint.py",
+        "make_dirs(self.directory)",
+        "self.directory.mkdir(parents=True, exist_ok=True)",
+        (_POWER,),
+    ),
+    Mutant(
+        "the files of a checkpoint are not synced",
+        "visloom/bundle.py",
+        'os.fsync(file.fileno())\n    faults.point(f"after-file',
+        'file.flush()\n    faults.point(f"after-file',
+        (_POWER,),
+    ),
+    Mutant(
+        "the rename of a checkpoint is not synced",
+        "visloom/checkpoint.py",
+        'faults.point("after-rename")\n        sync_dir(self.directory)',
+        'faults.point("after-rename")',
+        (_POWER,),
+    ),
+    Mutant(
+        "a checkpoint is written in place",
+        "visloom/checkpoint.py",
+        'temporary = self.directory / f".tmp-{step_name(step)}-{os.getpid()}"\n        try:',
+        "temporary = self.directory / step_name(step)\n        try:",
+        ("tests/faults/test_checkpoint_faults.py::test_killed_at_every_point_of_a_save",),
+    ),
+    Mutant(
+        "the hash of a file is not compared",
+        "visloom/bundle.py",
+        'if digest != entry.get("sha256"):',
+        "if not digest:",
+        (_STORE + "test_every_flipped_bit_is_found",),
+    ),
+    Mutant(
+        "a damaged checkpoint is passed over in silence",
+        "visloom/checkpoint.py",
+        'say(f"checkpoint {step_name(bad)} is damaged: {why}; using step {candidate} instead")',
+        "str(why)",
+        (_RESUME + "test_a_damaged_newest_checkpoint_is_passed_over_aloud",),
+    ),
+    Mutant(
+        "with all checkpoints damaged a run starts anew",
+        "visloom/checkpoint.py",
+        "if problems:\n            raise",
+        "if problems and step is not None:\n            raise",
+        (_RESUME + "test_when_all_checkpoints_are_damaged_nothing_restarts_by_itself",),
+    ),
+    Mutant(
+        "what an interrupted process left stays",
+        "visloom/checkpoint.py",
+        "if match is None or not _orphan(match[3]):",
+        "if match is None or match:",
+        (_STORE + "test_the_first_save_sweeps",),
+    ),
+    Mutant(
+        "a failed write leaves its remains",
+        "visloom/checkpoint.py",
+        "remove_tree(temporary)\n            free =",
+        "free =",
+        ("tests/faults/test_disks.py::test_a_full_disk_keeps_the_checkpoint_before",),
+    ),
+    Mutant(
+        "a failed background write is forgotten",
+        "visloom/checkpoint.py",
+        "self._failed = error",
+        "str(error)",
+        (
+            "tests/faults/test_checkpoint_faults.py::test_a_failed_background_write_is_raised_at_the_next_step",
+            "tests/faults/test_disks.py::test_a_full_disk_keeps_the_checkpoint_before",
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------------------ kills
+    Mutant(
+        "an evaluation that a kill cut off is not made up for",
+        "visloom/launch.py",
+        "if self.ledger.evaluated.get(name, 0) < self.step:",
+        "if self.ledger.evaluated.get(name, 0) < 0:",
+        ("tests/faults/test_kills.py::test_killed_at_a_point[evaluation@3]",),
+    ),
+    # ---------------------------------------------------------------------------------------------------- signals
+    Mutant(
+        "a preempted run exits like a failed one",
+        "visloom/errors.py",
+        "exit_code = 75",
+        "exit_code = 1",
+        ("tests/faults/test_signals.py::test_in_a_step",),
+    ),
+    Mutant(
+        "SIGUSR1 is nobody's business",
+        "visloom/signals.py",
+        'names = ("SIGTERM", "SIGUSR1", "SIGINT")',
+        'names = ("SIGTERM", "SIGINT")',
+        ("tests/faults/test_signals.py::test_in_a_step[SIGUSR1]",),
+    ),
+    Mutant(
+        "a signal does not end a wait",
+        "visloom/signals.py",
+        "self._waiting = False\n            raise _Wake",
+        "self._waiting = False",
+        ("tests/faults/test_signals.py::test_in_an_evaluation[SIGTERM]",),
+    ),
+    Mutant(
+        "half a turn is saved",
+        "visloom/engine.py",
+        "torch._foreach_copy_(self._buffers, self._backup)\n                raise",
+        "raise",
+        (_RESUME + "test_a_signal_between_two_micro_batches_leaves_no_half_turn",),
+    ),
+    # ------------------------------------------------------------------------------------------- data and numbers
+    Mutant(
+        "a JPEG that ends early passes",
+        "visloom/data/images.py",
+        "_check_filled(data, image, partial(_decode_cv2, name=name))\n",
+        "\n",
+        (
+            "tests/unit/test_images.py::test_a_jpeg_with_its_middle_missing_is_refused_though_it_ends_like_one",
+        ),
+    ),
+    Mutant(
+        "a gradient that is not finite is taken",
+        "visloom/engine.py",
+        "bad = ~torch.isfinite(norm)",
+        "bad = torch.zeros_like(norm, dtype=torch.bool)",
+        (_NAN + "test_skip_goes_on_and_tells",),
+    ),
+    Mutant(
+        "the samples of a bad step are not listed",
+        "visloom/launch.py",
+        "add_to_list(file, bad)",
+        "str(bad)",
+        (_NAN + "test_stop_names_the_samples_and_saves_nothing_after",),
+    ),
+    Mutant(
+        "a rollback meets the bad step again",
+        "visloom/launch.py",
+        "self.engine.skipped = passed",
+        "str(passed)",
+        (_NAN + "test_rollback_passes_over_and_ends_finite",),
+    ),
+    Mutant(
+        "a worker that died is not named",
+        "visloom/loader.py",
+        "if pid in pids:",
+        "if pid < 0:",
+        ("tests/unit/test_loader.py::test_a_dead_worker_stops_the_run_with_the_sample_it_was_at",),
+    ),
+    Mutant(
+        "a worker that hangs is waited for",
+        "visloom/loader.py",
+        "timeout=self.host.timeout,",
+        "timeout=0,",
+        ("tests/unit/test_loader.py::test_a_hanging_worker_stops_the_run_with_the_sample_it_hangs_at",),
+    ),
+    Mutant(
+        "a resume may become another run",
+        "visloom/drive.py",
+        "if refused:",
+        "if refused and not refused:",
+        (_RESUME + "test_a_resume_that_changes_the_run_is_told_to_branch",),
+    ),
+    Mutant(
+        "a resume does not say what is different",
+        "visloom/drive.py",
+        "for line in drift(old, now):",
+        "for line in drift(now, now):",
+        (_RESUME + "test_a_resume_says_what_could_make_the_bits_differ",),
+    ),
+    Mutant(
+        "two runs may share a directory",
+        "visloom/rundir.py",
+        "                path.mkdir()\n",
+        "                path.mkdir(exist_ok=True)\n",
+        (
+            "tests/unit/test_rundir.py::test_many_at_the_same_moment_get_one_each",
+            "tests/unit/test_rundir.py::test_threads_get_one_each",
+        ),
+    ),
+    Mutant(
+        "the lock lets a second process in",
+        "visloom/rundir.py",
+        "if locked is False or (",
+        "if (",
+        ("tests/unit/test_rundir.py::test_a_live_process_is_named_and_a_killed_one_is_succeeded",),
+    ),
+    # --------------------------------------------------------------------------------------------------- security
+    Mutant(
+        "weights are unpickled whole",
+        "visloom/init.py",
+        "weights_only=True",
+        "weights_only=False",
+        ("tests/unit/test_init.py", "tests/unit/test_dangerous_calls.py"),
+    ),
+    Mutant(
+        "arrays may hold objects",
+        "visloom/data/arrays.py",
+        'np.load(path, mmap_mode="r", allow_pickle=False)',
+        "np.load(path, allow_pickle=True)",
+        ("tests/unit/test_arrays.py::test_files_with_python_objects_are_refused_and_not_run",),
+    ),
+    Mutant(
+        "a CIFAR batch may name anything",
+        "visloom/data/cifar.py",
+        'raise _Forbidden(f"the pickle asks for {module}.{name}, which no CIFAR file needs")',
+        "return super().find_class(module, name)",
+        ("tests/unit/test_cifar.py::test_nothing_of_a_hostile_file_is_run",),
+    ),
+    Mutant(
+        "any module may be a kind",
+        "visloom/trust.py",
+        'return _public(module) and (module.split(".")[0] == "visloom" or self._own(module))',
+        "return _public(module)",
+        ("tests/unit/test_trust.py::test_opening_a_file_runs_nothing",),
+    ),
+    Mutant(
+        "a picture may have any size",
+        "visloom/data/images.py",
+        "if width * height > max_pixels:",
+        "if width * height < 0:",
+        ("tests/unit/test_images.py::test_decompression_bombs_are_refused_from_the_header",),
+    ),
+    Mutant(
+        "messages reach into the terminal",
+        "visloom/cli.py",
+        "for line in map(safe, message.splitlines()):",
+        "for line in message.splitlines():",
+        ("tests/unit/test_cli.py::test_messages_cannot_reach_into_the_terminal",),
+    ),
+)
