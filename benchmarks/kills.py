@@ -181,15 +181,9 @@ def fork(words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="digits:mixed")
-<<<<<<< HEAD
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--runs", type=int, default=5, help="runs that share the kills")
-    parser.add_argument("--workers", type=lambda text: [int(w) for w in text.split(",")], default=[0, 2])
-=======
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5, help="runs that share the kills")
     parser.add_argument("--workers", type=lambda text: [int(w) for w in text.split(",")], default=[0, 2, 4])
->>>>>>> a3669e2 (wip-kills)
     parser.add_argument("--data", help="folder of the data")
     parser.add_argument("--seed", type=int, default=0, help="draws the moments of the kills")
     parser.add_argument("--spawn", action="store_true", help="start an interpreter for each life")
