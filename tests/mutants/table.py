@@ -41,10 +41,10 @@ MUTANTS = (
         (_POWER,),
     ),
     Mutant(
-        "the rename of a checkpoint is not synced",
-        "visloom/checkpoint.py",
-        'faults.point("after-rename")\n        sync_dir(self.directory)',
-        'faults.point("after-rename")',
+        "folders are not synced",
+        "visloom/durable.py",
+        "os.fsync(handle)",
+        "os.fstat(handle)",
         (_POWER,),
     ),
     Mutant(
