@@ -106,6 +106,32 @@ def broken_pair(out: Path, workers: int) -> Run:
     return small_run(out, task=Recording(marks=str(out), poison=("n9",)), how=How(precision="fp16"))
 
 
+def hanging_pair(out: Path, workers: int) -> Run:
+    """For two processes, the second of which does not come back from its data, once."""
+    source = Stalling(size=51, marks=str(out))
+    return small_run(
+        out,
+        train=Shuffled(source=source, batch=8, transform=(Jitter(),), shuffle=False),
+        host=Host(out=str(out), data=str(out), workers=0, threads=1, rank_timeout=2.0),
+    )
+
+
+def unhurried_pair(out: Path, workers: int) -> Run:
+    """The pair at leisure."""
+    return change(pair(out, workers), {"task": Recording(marks=str(out), sleep=0.05)})
+
+
+def impatient_pair(out: Path, workers: int) -> Run:
+    """The pair at leisure, where one does not wait long for the other."""
+    return change(unhurried_pair(out, workers), {"host.rank_timeout": 2.0})
+
+
+def bad_picture_pair(out: Path, workers: int) -> Run:
+    """For two processes, the second of which meets a picture that cannot be read."""
+    broken = Shuffled(source=Numbers(size=50, broken=21), batch=8, transform=(Jitter(),), shuffle=False)
+    return small_run(out, train=broken)
+
+
 def odd_batch(out: Path, workers: int) -> Run:
     """For two processes: a batch that they cannot divide."""
     return small_run(out, train=Shuffled(source=Numbers(size=50), batch=7))
@@ -213,7 +239,7 @@ def live(out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = 
     rank = os.environ.get("RANK", "")
     try:
         there = sorted(out.glob("*/run.json"))
-        if there:
+        if there and not os.environ.get("TORCHELASTIC_RUN_ID"):  # under torchrun the same command comes again
             report = resume(there[-1].parent, {"host.workers": workers}, told=OFF, trust=True)
         else:
             report = train(globals()[name](out, workers), told=OFF)
@@ -266,13 +292,23 @@ class Server:
         self._process.stdout.close()
 
     def start(
-        self, out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "", world: int = 1
+        self,
+        out: Path,
+        name: str,
+        workers: int = 0,
+        fault: str = "",
+        mutant: str = "",
+        world: int = 1,
+        attempt: int | None = None,
     ) -> list[int]:
-        """Start a life, in `world` processes, and return their process ids."""
+        """Start a life, in `world` processes, and return their process ids.
+
+        attempt: how often torchrun has restarted it, or None where torchrun has nothing to do with it.
+        """
         assert self._process.stdin is not None
         out.mkdir(parents=True, exist_ok=True)
         order = {"out": str(out), "name": name, "workers": workers, "fault": fault, "mutant": mutant}
-        self._process.stdin.write(json.dumps({"world": world, "order": order}) + "\n")
+        self._process.stdin.write(json.dumps({"world": world, "attempt": attempt, "order": order}) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -297,12 +333,12 @@ def serve() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         world, port = asked["world"], _free_port()
-        pids = [_fork(asked["order"], rank, world, port) for rank in range(world)]
+        pids = [_fork(asked["order"], rank, world, port, asked["attempt"]) for rank in range(world)]
         print(*pids, flush=True)
         print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids), flush=True)
 
 
-def _fork(order: dict[str, Any], rank: int, world: int, port: int) -> int:
+def _fork(order: dict[str, Any], rank: int, world: int, port: int, attempt: int | None) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -314,6 +350,8 @@ def _fork(order: dict[str, Any], rank: int, world: int, port: int) -> int:
         if world > 1:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
             os.environ |= {**{name: str(value) for name, value in names.items()}, "MASTER_ADDR": "127.0.0.1"}
+        if attempt is not None:
+            os.environ |= {"TORCHELASTIC_RUN_ID": "tested", "TORCHELASTIC_RESTART_COUNT": str(attempt)}
         code = live(**{**order, "out": Path(order["out"])})
     except BaseException:
         traceback.print_exc()

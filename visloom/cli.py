@@ -1,8 +1,8 @@
 """The command line: a table of verbs. What a verb does stands in `visloom/commands/`, its options here.
 
 Nothing in this file imports torch, so that help and completion are instant. `main` turns every outcome into an
-exit code: 0 done, 2 usage, 3 config, 4 data, 5 a number that is not finite, 75 saved and left because a signal
-said so, 130 left at once because of Ctrl-C, 1 a bug.
+exit code: 0 done, 2 usage, 3 config, 4 data, 5 a number that is not finite, 6 a process of several was lost, 75
+saved and left because a signal said so, 130 left at once because of Ctrl-C, 1 a bug.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from visloom import __version__
-from visloom.errors import Preempted, UsageError, VisloomError
+from visloom.errors import Preempted, ProcessLost, UsageError, VisloomError
 from visloom.words import safe
 
 INTERRUPTED = 130
@@ -357,7 +357,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if child:
         leave_word(code, message)
     elif message:
-        tell(message)
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun started several
+            from visloom.peers import first_to_say
+
+            message = first_to_say(message, once=code == Preempted.exit_code)
+        if message:
+            tell(message)
     return code
 
 
@@ -367,6 +372,8 @@ def _guarded(words: Sequence[str]) -> tuple[int, str]:
         return run(words), ""
     except Preempted as error:
         return error.exit_code, f"stopped: {error}"
+    except ProcessLost as error:
+        return error.exit_code, "" if error.told else f"error: {error}"
     except VisloomError as error:
         return error.exit_code, f"error: {error}"
     except KeyboardInterrupt:

@@ -7,16 +7,19 @@ Only `wrapped(batch)` exchanges gradients: a task is never reached through `.mod
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from visloom.errors import ConfigError
+from visloom import peers
+from visloom.errors import ConfigError, ProcessLost
 from visloom.module import TaskModule
 from visloom.run import How
 from visloom.syncnorm import synchronised
@@ -46,38 +49,47 @@ def world() -> World:
     return World()
 
 
-def start(device: str, timeout: float = 1800.0) -> World:
+def start(device: str, timeout: float = 600.0) -> World:
     """Join the process group that torchrun's environment describes; the identity where there is none.
 
+    timeout: seconds that a process waits for the others before it counts them as hung.
     Every restart of an elastic job gets a store prefix of its own: without it, restarted gloo processes find the
     addresses of dead peers and fail to connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or torch.distributed.is_initialized():
         return world()
-    rank = int(os.environ["RANK"])
+    rank, wait = int(os.environ["RANK"]), timedelta(seconds=timeout)
     # both: gradients travel between GPUs, flags and metrics between hosts
     backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
-    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        world_size=size,
-        is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-        timeout=timedelta(seconds=timeout),
-    )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    torch.distributed.init_process_group(
-        backend,
-        store=torch.distributed.PrefixStore(f"try-{attempt}", store),  # type: ignore[attr-defined]
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=timeout),
-    )
+    serve = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    prefix = partial(torch.distributed.PrefixStore, f"try-{attempt()}")  # type: ignore[attr-defined]
+    try:
+        store, line = (prefix(peers.connect(os.environ, wait, serve=serve and not i)) for i in range(2))
+    except RuntimeError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ProcessLost(f"the first process cannot be reached at {where} within {timeout:g} s") from error
+    known = peers.join(line, rank, size, timeout)
+    with peers.watched():
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        known.meet()
     return world()
+
+
+def attempt() -> int:
+    """How often torchrun has restarted the processes of this job."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def job() -> str | None:
+    """A name of the job that outlives restarts, or None where torchrun has not started this process."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{platform.node()}-{os.getppid()}" if name == "none" else name
 
 
 def stop() -> None:
     """Leave the process group, if there is one."""
+    peers.leave()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal
 
-from visloom import dist
+from visloom import dist, peers
 from visloom.assemble import Parts, Plans, assemble
 from visloom.checkpoint import Checkpoints
 from visloom.config import apply, change, diff, dump, load
@@ -29,7 +29,7 @@ from visloom.module import TaskModule
 from visloom.nonfinite import Rollback
 from visloom.provenance import collect, drift
 from visloom.run import Run
-from visloom.rundir import RunDir, create, find
+from visloom.rundir import RunDir, create, every, find
 from visloom.validate import validate
 
 
@@ -183,12 +183,14 @@ def _go(
     """Assemble, open the directory, restore what there is, run the loop, tell how it ended."""
     told = told or Telling()
     validate(run)
-    dist.start(run.host.device)
-    read: list[str] = []
-    parts = assemble(run, read.append)
-    validate(parts.run)  # with the class names, which the data may have supplied
-    resumed = directory is not None
-    with ExitStack() as stack:
+    dist.start(run.host.device, run.host.rank_timeout)
+    with peers.watched() as watch, ExitStack() as stack:
+        if dist.attempt():  # restarted by torchrun: go on with what was begun
+            directory, step = directory or _begun(run), None
+        resumed = directory is not None
+        read: list[str] = []
+        parts = assemble(run, read.append)
+        validate(parts.run)  # with the class names, which the data may have supplied
         if directory is None:
             directory = stack.enter_context(_new_directory(run))
         if dist.world().first:
@@ -203,10 +205,11 @@ def _go(
         _header(launch, argv)
         if resumed or parent is not None:
             _restore(launch, directory if resumed else parent, step, resumed=resumed)  # type: ignore[arg-type]
-        if parent is not None or _goes_back(launch):
+        if (parent is not None and not resumed) or _goes_back(launch):
             launch.save(wait=True)  # a branch does not begin at step 0, and a rollback needs somewhere to go
         if dist.world().first:
             _record(launch, argv, parent if not resumed else None, changed, resumed=resumed)
+        watch.advice = f"Go on with: visloom resume {directory.path}"
         _run_loop(launch, loop)
         return _finish(launch)
 
@@ -253,6 +256,20 @@ def _new_directory(run: Run) -> Iterator[RunDir]:
     finally:
         if made is not None and not made.run_json.is_file():
             remove_tree(made.path)
+
+
+def _begun(run: Run) -> RunDir | None:
+    """Return the directory that this job made before torchrun restarted its processes, if it came so far."""
+    found = None
+    for directory in reversed(every(Path(run.host.out))) if dist.world().first else ():
+        try:
+            made = json.loads(directory.provenance.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not this job's: it would be whole
+            continue
+        if made.get("job") == dist.job():
+            found = directory
+            break
+    return next((d for d in dist.gather(found) if d is not None), None)
 
 
 def _teller(parts: Parts, directory: RunDir, told: Telling) -> Teller:
@@ -360,6 +377,8 @@ def _record(
             launch.teller.warn(f"identical bits are not promised: {line}")
         life = {"step": launch.step, "at": now["time"], "argv": now["argv"], "changed": list(changed)}
         now = {**old, "resumed": [*old.get("resumed", []), life]}
+    elif dist.job() is not None:
+        now["job"] = dist.job()
     if parent is not None:
         now["parent"] = {"run": str(parent.path), "step": launch.step, "changed": list(changed)}
     write_json(directory.provenance, now)

@@ -9,7 +9,8 @@ from __future__ import annotations
 class VisloomError(Exception):
     """An error whose message is meant for the user: printed without a traceback.
 
-    `exit_code` is what the command line returns: 2 usage, 3 config, 4 data, 5 non-finite, 75 preempted.
+    `exit_code` is what the command line returns: 2 usage, 3 config, 4 data, 5 non-finite, 6 a process of several
+    was lost, 75 preempted.
     """
 
     exit_code = 1
@@ -53,6 +54,16 @@ class NonFiniteError(VisloomError):
     """A loss or a gradient was not finite and the policy says stop."""
 
     exit_code = 5
+
+
+class ProcessLost(VisloomError):
+    """Another process of the job died or hangs; names it. `told`: it failed by itself, and says why."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class Preempted(VisloomError):

@@ -18,7 +18,7 @@ from time import perf_counter, process_time
 
 import torch
 
-from visloom import dist, faults
+from visloom import dist, faults, peers
 from visloom.assemble import Parts, Plans, build_task
 from visloom.checkpoint import Checkpoints, State, estimate_bytes, room, step_name
 from visloom.contract import require_reported, try_out
@@ -116,6 +116,7 @@ class Launch:
         self.meter, self.ledger = Meter(), Ledger()
         self.last_evaluation: dict[str, Evaluation] = {}
         self.notes: dict[str, None] = {}  # what the data side told, each once
+        self._unsaid: list[str] = []  # by this process of several, since the last log point
         self.began, self.cpu_began = perf_counter(), process_time()
         self._saved: int | None = None  # the step that this run's newest sound checkpoint holds
         self._saved_at = perf_counter()
@@ -225,7 +226,8 @@ class Launch:
             self._window = [perf_counter() - step.seconds, 0.0]
         self.meter.add(step)
         self._window[1] += step.waited
-        self._note(step.notes)
+        peers.note(step.index)
+        self._heard(step.notes)
         lr = max(step.lr.values(), default=0.0)
         if is_drop(self._lr_before, self._lr, lr):
             self.teller.lr_drop(step.index - 1, self._lr, lr)
@@ -234,6 +236,13 @@ class Launch:
         self.checkpoints.check()
         faults.point("step")
         self.signals.agree()  # answered before the next step: what is due after this one is done first
+
+    def _heard(self, notes: Sequence[str]) -> None:
+        """Take notes of this process; those of all are told at log points, for only one process speaks."""
+        if self.world.size == 1:
+            self._note(notes)
+        else:
+            self._unsaid += notes
 
     def _note(self, notes: Sequence[str]) -> None:
         """Tell what the data side noted, each note once: the first ones to everybody, all to log.txt."""
@@ -249,6 +258,9 @@ class Launch:
     def log(self, step: Step) -> None:
         """Write a log point: window means of losses and training metrics, learning rates, speed."""
         self.look_for_bad_steps()
+        if self.world.size > 1:
+            self._note([note for part in dist.gather(self._unsaid) for note in part])
+            self._unsaid = []
         if self.ledger.untold:  # told at log points only: saves may come at any time
             steps, self.ledger.untold = [s + 1 for s in self.ledger.untold], []
             self.teller.skipped(step.index, steps, "the gradient was not finite")

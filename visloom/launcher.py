@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from visloom.errors import Preempted, UsageError
+from visloom.errors import Preempted, ProcessLost, UsageError
 
 GRACE = 10.0
 """Seconds that the other processes have to leave by themselves once one has failed."""
@@ -65,12 +65,13 @@ def launch(count: int, argv: Sequence[str]) -> LastWord:
                     started.append(_start(rank, count, argv, port, folder))
                 _wait(started)
         finally:
+            late = [rank for rank, process in enumerate(started) if process.poll() is None]
+            for rank in late:
+                started[rank].kill()
             for process in started:
-                if process.poll() is None:
-                    process.kill()
                 process.wait()
         words = [_last_word(Path(folder), rank, process) for rank, process in enumerate(started)]
-    return judge(words)
+    return judge([LastWord(w.rank, w.code) if w.rank in late else w for w in words])
 
 
 def _free_port() -> int:
@@ -144,17 +145,27 @@ def _last_word(folder: Path, rank: int, process: subprocess.Popen[bytes]) -> Las
 def judge(words: Sequence[LastWord]) -> LastWord:
     """Return the last word of a job: that of the first process with something to say.
 
-    One that failed by itself comes before those that were ended because of it.
+    One that failed by itself comes before those that were ended because of it; one that names a lost process before
+    the way in which that one ended.
     """
     failed = [word for word in words if word.code not in _GOOD]
     if failed:
-        own = [w for w in failed if 1 < w.code < 128] or [w for w in failed if w.code < 128] or failed
-        chosen = own[0]
-        alone = len(words) > 1 and len({w.message for w in failed if w.code < 128}) > 1
+        chosen = min(failed, key=_rank_of_cause)
+        lost = chosen.code == ProcessLost.exit_code  # it names the process already
+        alone = len({w.message for w in failed if w.code < 128}) > 1 and not lost
         where = f"[process {chosen.rank} of {len(words)}] " if alone and chosen.rank else ""
         return LastWord(chosen.rank, chosen.code, where + chosen.message)
     preempted = [word for word in words if word.code]
     return preempted[0] if preempted else LastWord(0, 0)
+
+
+def _rank_of_cause(word: LastWord) -> int:
+    """0 for what a process failed by itself, more for what may be a consequence of another one's end."""
+    if word.code < 128 and word.code not in (1, ProcessLost.exit_code):
+        return 0
+    if word.code == 1:
+        return 1
+    return (2 if word.code == ProcessLost.exit_code else 3) if word.message else 4
 
 
 # ------------------------------------------------------------------------------------------- in each process

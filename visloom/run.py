@@ -221,7 +221,8 @@ class Host:
     workers: data processes; -1 chooses from the number of cores.  start: how they are started.
     threads: torch threads of the main process; 0 leaves torch's choice.
     prefetch: batches that each worker prepares ahead.  timeout: seconds without a batch before a worker counts
-    as hung.  pin: pinned memory for batches that go to a GPU.
+    as hung.  rank_timeout: seconds that one of several processes waits for the others before it counts them as
+    hung.  pin: pinned memory for batches that go to a GPU.
     """
 
     data: str = "data"
@@ -232,6 +233,7 @@ class Host:
     threads: int = 0
     prefetch: int = 2
     timeout: float = 300.0
+    rank_timeout: float = 600.0
     pin: bool = True
 
     def __post_init__(self) -> None:
@@ -240,7 +242,7 @@ class Host:
         _at_least(-1, workers=self.workers)
         _at_least(0, threads=self.threads)
         _at_least(1, prefetch=self.prefetch)
-        _positive(timeout=self.timeout)
+        _positive(timeout=self.timeout, rank_timeout=self.rank_timeout)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from visloom.checkpoint import Checkpoints
 from visloom.durable import alive, make_dirs, reason, sync_dir, write_json
 from visloom.errors import CheckpointError, ConfigError, DirectoryInUse
 
-__all__ = ["RunDir", "create", "find", "open", "safe_name", "write_json"]
+__all__ = ["RunDir", "create", "every", "find", "open", "safe_name", "write_json"]
 
 _NAME_BYTES = 80  # of a directory name, before its number
 _held: set[int] = set()  # descriptors of the locks that this process holds
@@ -299,8 +299,13 @@ def _find_name(name: str, out: Path) -> RunDir | None:
     return RunDir(runs[-1].absolute()) if runs else None
 
 
-def _runs(out: Path) -> list[Path]:
+def every(out: Path) -> list[RunDir]:
     """Return the run directories of a folder, the newest last."""
+    return [RunDir(path.absolute()) for path in _runs(Path(out))]
+
+
+def _runs(out: Path) -> list[Path]:
+    """Return the paths of the run directories of a folder, the newest last."""
     found = [file for file in out.glob("*/run.json") if file.is_file()]
     found.sort(key=lambda file: (file.stat().st_mtime_ns, file.parent.name))
     return [file.parent for file in found]

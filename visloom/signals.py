@@ -8,7 +8,9 @@ leave at the same step, so there no wait is ended: they agree after a step (`agr
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
@@ -18,6 +20,9 @@ from visloom.errors import Preempted
 from visloom.task import Batch
 
 T = TypeVar("T")
+
+ECHO = 2.0
+"""Seconds within which a second SIGINT from torchrun is the first one again."""
 
 
 class _Wake(BaseException):
@@ -37,6 +42,9 @@ class Signals:
         self._alone = dist.world().size == 1
         self._agreed = self._alone
         self._waiting = False
+        self._since = 0.0
+        # torchrun passes a Ctrl-C on to processes that the terminal has sent it to already
+        self._echo = ECHO if dist.job() is not None else 0.0
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -48,15 +56,20 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # one of several that leaves is asked again, by torchrun: it must come to say why, and with its own exit code
+        leaving = not self._alone and (self.asked is not None or sys.exc_info()[0] is not None)
         for number, old in self._old.items():
-            signal.signal(number, old)
+            ignored = leaving and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if ignored else old)
         self._old.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if name == "SIGINT" and self.asked == "SIGINT":
+            if time.monotonic() - self._since < self._echo:
+                return
             raise KeyboardInterrupt
-        self.asked = name
+        self.asked, self._since = name, time.monotonic()
         if self._waiting:
             self._waiting = False
             raise _Wake
