@@ -25,6 +25,8 @@ _RECIPE_OF = {
     "Cifar": "{name}",
     "Mnist": "{name}",
     "VocLabels": "voc_labels",
+    "Clothes": "clothes",
+    **dict.fromkeys(("Masks", "Voc", "Cityscapes", "Ade20k", "CocoStuff", "CocoStuff10k"), "masks"),
 }  # class of a source -> recipe that knows it; `folder` takes every other one
 
 
@@ -70,7 +72,9 @@ def _unknown(data: Path) -> str:
     return (
         f"{data}: no reader knows what this folder holds. It has {one_of(inside, 'and')}\n"
         "  understood are: class folders (cats/1.jpg, or train/cats/1.jpg and val/cats/9.jpg); a list file or "
-        "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version; MNIST's idx files"
+        "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version; MNIST's idx files; "
+        "pictures with masks (images/1.jpg and masks/1.png,\n  also in train/ and val/); PASCAL VOC, Cityscapes, "
+        "ADE20K, COCO-Stuff, Clothing Co-Parsing as they are published"
     )
 
 

@@ -22,6 +22,7 @@ from visloom.data.legend import Legend, counted
 from visloom.data.mask_source import Item, MaskSource, read_list
 from visloom.data.names_file import USUAL, read_names
 from visloom.errors import DataError
+from visloom.warp import IGNORE
 
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
 
@@ -35,6 +36,7 @@ class Masks(MaskSource):
     table: CSV or JSON file with names, values and colours, in `root`; by default the first one with a usual name.
     names: class names, in place of a table: masks store `first` for the first of them, and so on.
     first: 1 where masks count from 1; 0 means ignore then.
+    values: what masks store for each of `names`, where it is not `first` and so on: [0, 255] for black and white.
     ignore: stored values that mean ignore.
     files: list of paths, relative to `images`, one per line: only these.
     unlabelled: "stop" at a picture without a mask, or "skip" such pictures.
@@ -46,6 +48,7 @@ class Masks(MaskSource):
     table: str = ""
     names: tuple[str, ...] = ()
     first: Literal[0, 1] = 0
+    values: tuple[int, ...] = ()
     ignore: tuple[int, ...] = (255,)
     files: str = ""
     unlabelled: Literal["stop", "skip"] = "stop"
@@ -56,6 +59,13 @@ class Masks(MaskSource):
         require(self.unlabelled in ("stop", "skip"), "unlabelled is 'stop' or 'skip'", self.unlabelled)
         require(len(set(self.names)) == len(self.names), "names has each class once", self.names)
         require(not (self.names and self.table), "names or table are given, not both", self.table)
+        fits = not self.values or len(set(self.values)) == len(self.values) == len(self.names)
+        require(fits, "values has another number for each of names", self.values)
+        require(
+            all(0 <= v <= 65535 for v in (*self.values, *self.ignore)),
+            "values lie in 0 to 65535",
+            self.values,
+        )
         require(all(0 <= v <= 65535 for v in self.ignore), "ignore has values from 0 to 65535", self.ignore)
 
     def items(self) -> tuple[Sequence[Item], tuple[str, ...]]:
@@ -109,6 +119,9 @@ class Masks(MaskSource):
 
     def legend(self) -> Legend:
         ignore = (*self.ignore, 0) if self.first == 1 else self.ignore
+        if self.values:
+            stored = {value: label for label, value in enumerate(self.values)}
+            return Legend(self.names, values={**dict.fromkeys(self.ignore, IGNORE), **stored})
         if self.names:
             return counted(self.names, first=self.first, ignore=ignore)
         root = Path(self.root)
