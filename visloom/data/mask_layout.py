@@ -93,8 +93,8 @@ def _pairs(folder: Path) -> Iterator[tuple[str, _Pair]]:
         found = []
         for part, words in _PARTS.items():
             both = [{n.lower(): n for n in listing.subfolders(folder / place)} for place in (images, masks)]
-            word = next((w for w in words if all(w in names for names in both)), None)
-            pair = _one(folder, [(f"{images}/{both[0][word]}", f"{masks}/{both[1][word]}")]) if word else None
+            shared = [w for w in words if all(w in names for names in both)]
+            pair = _one(folder, [(f"{images}/{both[0][w]}", f"{masks}/{both[1][w]}") for w in shared[:1]])
             if pair:
                 found.append((part, pair))
         if not any(part == "train" for part, _ in found):
@@ -146,12 +146,12 @@ def _with_names(folder: Path, found: Masks) -> tuple[Masks, str]:
         values, counts = np.unique(raw, return_counts=True)
         held.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     said = f", numbers without names, as {len(looked):,} masks hold them; name them in {USUAL[0]}"
-    values = sorted(held)
-    if values == [0, 255]:
+    stored = sorted(held)
+    if stored == [0, 255]:
         return replace(
             found, names=("background", "object"), values=(0, 255), ignore=()
         ), " (black and white)"
-    labels = [value for value in values if value != 255]
+    labels = [value for value in stored if value != 255]
     if labels and labels[0] == 1:
         return replace(found, names=_numbers(1, labels[-1]), first=1), said
     if labels and labels[-1] < 2 * len(labels) + 16:

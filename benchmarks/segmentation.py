@@ -1,0 +1,220 @@
+"""Segmentation against the pytorch-segmentation template's way of doing the same work, interleaved in one process.
+
+    python benchmarks/segmentation.py input --data DIR [--photos 64] [--rounds 7] [--json FILE]
+
+DIR holds clothing-co-parsing-master/ (real photos, about 550x830, `.mat` masks). `input`: from files to a batch of 8
+training samples, with random scale, rotation, padding, crop and flip, on one core. Figures are images per second of
+process CPU time, medians over rounds in which every way takes its turn on the same photos; ratios are medians of the
+ratios within a round, so that a busy neighbour hits both sides.
+
+The template's steps are written here again from their description: Pillow and float arrays, one interpolation after
+every step, normalisation of floats in the worker. Visloom's batch is uint8, normalised on the device; the last row does
+that on the same core too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from scipy.io import loadmat
+from torchvision import transforms
+
+from visloom.data import images
+from visloom.data.clothes import MEAN, STD, Clothes
+from visloom.data.transforms import Pad, RandomCrop, RandomFlip, RandomRotation, RandomScale
+from visloom.keys import fold
+from visloom.stream import Shuffled
+
+BATCH = 8
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def cpu() -> str:
+    """The model of this machine's processor, and what of its instruction sets matters here."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value
+    }
+    words = [
+        w for w in fields.get("flags", "").split() if w in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    ]
+    return f"{fields.get('model name', platform.processor())} ({', '.join(words)})"
+
+
+# ------------------------------------------------------------------------------------------ the template's way
+
+
+class Template:
+    """One training sample of the template: `_load_data`, `_augmentation` and `__getitem__`."""
+
+    def __init__(self, data: Path, base: int, crop: int) -> None:
+        root = data / "clothing-co-parsing-master"
+        names = (root / "splits" / "train.txt").read_text().split()
+        self.files = [(root / f"photos/{n}.jpg", root / f"annotations/pixel-level/{n}.mat") for n in names]
+        self.base, self.crop = base, crop
+        self.to_tensor, self.normalize = transforms.ToTensor(), transforms.Normalize(MEAN, STD)
+
+    def __getitem__(self, index: int) -> Batch:
+        photo, mask = self.files[index]
+        image = np.asarray(Image.open(photo), dtype=np.float32)
+        label = loadmat(str(mask))["groundtruth"].astype(np.int32)
+        image, label = self.augment(image, label)
+        target = torch.from_numpy(np.array(label, dtype=np.int32)).long()
+        return self.normalize(self.to_tensor(Image.fromarray(np.uint8(image)))), target
+
+    def augment(self, image: Any, label: Any) -> tuple[Any, Any]:
+        h, w = label.shape
+        long = random.randint(self.base // 2, self.base * 2)
+        h, w = (long, int(long * w / h + 0.5)) if h > w else (int(long * h / w + 0.5), long)
+        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+        label = cv2.resize(label, (w, h), interpolation=cv2.INTER_NEAREST)
+        turn = cv2.getRotationMatrix2D((w / 2, h / 2), random.randint(-10, 10), 1.0)
+        image = cv2.warpAffine(image, turn, (w, h), flags=cv2.INTER_LINEAR)
+        label = cv2.warpAffine(label, turn, (w, h), flags=cv2.INTER_NEAREST)
+        below, right = max(self.crop - h, 0), max(self.crop - w, 0)
+        if below or right:
+            image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
+            label = cv2.copyMakeBorder(label, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
+        y, x = (random.randint(0, side - self.crop) for side in label.shape)
+        image = image[y : y + self.crop, x : x + self.crop]
+        label = label[y : y + self.crop, x : x + self.crop]
+        if random.random() > 0.5:
+            image, label = np.fliplr(image).copy(), np.fliplr(label).copy()
+        return image, label
+
+    def batches(self, photos: int) -> Iterator[Batch]:
+        for start in range(0, photos, BATCH):
+            pairs = [self[i] for i in range(start, start + BATCH)]
+            yield torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+
+# ------------------------------------------------------------------------------------------------ Visloom's way
+
+
+class Ours:
+    """A stream of the same photos with the same augmentation; every pass has new keys."""
+
+    def __init__(self, data: Path, base: int, crop: int, *, cache: bool, normalise: bool = False) -> None:
+        chain = (
+            RandomScale(long=base),
+            RandomRotation(),
+            Pad(size=crop),
+            RandomCrop(size=crop),
+            RandomFlip(),
+        )
+        source = Clothes(root=str(data), part="train", cache=cache)
+        self.stream = Shuffled(source=source, batch=BATCH, transform=chain, shuffle=False)
+        self.normalise, self.passes = normalise, 0
+        self.mean, self.std = (torch.tensor(v).mul(255).view(1, 3, 1, 1) for v in (MEAN, STD))
+
+    def batches(self, photos: int) -> Iterator[Batch]:
+        self.passes += 1
+        for step in range(photos // BATCH):
+            tickets = self.stream.tickets(step)
+            tickets.key[:] = [fold(self.passes, step, i) for i in range(BATCH)]
+            samples = self.stream.load(tickets)
+            pictures = torch.from_numpy(np.stack([s.image for s in samples if s.image is not None]))
+            masks = torch.from_numpy(np.stack([s.masks["class"] for s in samples]))
+            if self.normalise:
+                pictures = pictures.permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
+            yield pictures, masks
+
+
+@contextmanager
+def without_simplejpeg(off: bool) -> Iterator[None]:
+    """Read JPEG by cv2 for a while."""
+    real = images._simplejpeg
+    if off:
+        images._simplejpeg = lambda: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        images._simplejpeg = real
+
+
+def measure_input(data: Path, base: int, crop: int, photos: int, rounds: int) -> dict[str, Any]:
+    """Images per CPU-second of every way, and how many times the template's."""
+    plain, cached = Ours(data, base, crop, cache=False), Ours(data, base, crop, cache=True)
+    whole = Ours(data, base, crop, cache=True, normalise=True)
+    ways: dict[str, tuple[Callable[[int], Iterator[Batch]], bool]] = {
+        "template": (Template(data, base, crop).batches, True)
+    }
+    ways["visloom, cv2, masks read each time"] = plain.batches, True
+    ways["visloom, cv2, cached masks"] = cached.batches, True
+    if images._simplejpeg() is not None:
+        ways["visloom, simplejpeg, cached masks"] = cached.batches, False
+        ways["the same, normalised on this core"] = whole.batches, False
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):  # the first one warms files, caches and imports up
+        for name, (batches, by_cv2) in ways.items():
+            with without_simplejpeg(by_cv2):
+                start = time.process_time()
+                for _ in batches(photos):
+                    pass
+                spent = time.process_time() - start
+            if turn:
+                speeds[name].append(photos / spent)
+    first = speeds["template"]
+    return {
+        name: {
+            "images_per_cpu_second": statistics.median(values),
+            "times": statistics.median(v / f for v, f in zip(values, first, strict=True)),
+            "range": [
+                min(v / f for v, f in zip(values, first, strict=True)),
+                max(v / f for v, f in zip(values, first)),
+            ],
+        }
+        for name, values in speeds.items()
+    }
+
+
+def run_input(args: argparse.Namespace) -> dict[str, Any]:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"cpu": cpu(), "photos": args.photos, "rounds": args.rounds}
+    print(f"input pipeline, one core: {found['cpu']}; {args.rounds} rounds of {args.photos} photos")
+    for base, crop in ((400, 380), (400, 321)):
+        rows = measure_input(args.data, base, crop, args.photos, args.rounds)
+        found[f"base {base}, crop {crop}"] = rows
+        print(f"\nbase {base}, crop {crop}")
+        for name, row in rows.items():
+            low, high = row["range"]
+            print(
+                f"  {name:38}{row['images_per_cpu_second']:7.1f} img/s  {row['times']:5.2f}x  ({low:.2f} to {high:.2f})"
+            )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(required=True)
+    part = parts.add_parser("input", help="from files to a training batch")
+    part.add_argument("--data", type=Path, required=True)
+    part.add_argument("--photos", type=int, default=64)
+    part.add_argument("--rounds", type=int, default=7)
+    part.add_argument("--json", type=Path)
+    part.set_defaults(run=run_input)
+    args = parser.parse_args()
+    found = args.run(args)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
