@@ -7,6 +7,7 @@ areas first, because bilinear sampling alone would skip pixels and alias.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ def warp_image(image: Array, matrix: Array, size: tuple[int, int], border: Borde
         return _copy(image, matrix, size, border, colour)
     source = image if image.dtype.name in _BY_CV2 else image.astype(np.float32)
     seen = matrix
-    if border == "constant":  # a mirrored border needs the whole picture
+    if border == "constant" and _shrinks(matrix):  # less to average; a mirrored border needs the whole picture
         source, seen = _cut_out(source, matrix, size)
     small, last = _shrink(source, seen)
     warped = _by_fours(small, lambda part: _warp(part, last, size, border, linear=True))  # (h, w, C)
@@ -188,15 +189,20 @@ def _cut_out(image: Array, matrix: Array, size: tuple[int, int]) -> tuple[Array,
     return image[top:bottom, left:right], matrix @ shift(left, top)
 
 
+def _shrinks(matrix: Array) -> bool:
+    """Say whether an affine matrix shrinks an axis to one half or less."""
+    return _is_affine(matrix) and min(math.hypot(*matrix[:2, 0]), math.hypot(*matrix[:2, 1])) <= 0.5
+
+
 def _shrink(image: Array, matrix: Array) -> tuple[Array, Array]:
     """Average areas along an axis that the matrix shrinks below one half; one half to one is left to do."""
     import cv2
 
     height, width = image.shape[:2]
+    if not _shrinks(matrix):
+        return image, matrix
     across = int(1 / max(np.hypot(*matrix[:2, 0]), 1 / width))
     down = int(1 / max(np.hypot(*matrix[:2, 1]), 1 / height))
-    if (across < 2 and down < 2) or not _is_affine(matrix):
-        return image, matrix
     across, down = max(across, 1), max(down, 1)
     more = (0, -height % down, 0, -width % across)  # repeat the edge up to whole cells: cv2 is fast at those
     new = (-(-width // across), -(-height // down))
@@ -260,14 +266,40 @@ def _fill_outside(warped: Array, old: tuple[int, ...], matrix: Array, colour: Ar
     seen = map_points(np.linalg.inv(matrix), corners)
     if affine and ((seen >= 0) & (seen <= [old[1], old[0]])).all():
         return warped
-    inside = _warp(np.ones(old, np.uint8), matrix, (height, width), "constant", linear=False, outside=0)
+    if affine:
+        inside = _inside(old, np.linalg.inv(matrix), (height, width))
+    else:
+        inside = _warp(np.ones(old, np.uint8), matrix, (height, width), "constant", linear=False, outside=0)
     filled = np.empty_like(warped)
     filled[:] = colour
     return np.asarray(cv2.copyTo(warped, inside, filled)).reshape(warped.shape)
 
 
+def _inside(old: tuple[int, ...], back: Array, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Say which new pixels have their centre inside the old picture: (h, w) uint8.
+
+    What an affine matrix leaves of a row is one run of pixels, so its two ends are enough.
+    """
+    rows = np.arange(size[0]) + 0.5
+    first, last = np.full(size[0], -np.inf), np.full(size[0], np.inf)  # of new x, by row
+    for axis, limit in ((0, old[1]), (1, old[0])):
+        step, start = back[axis, 0], back[axis, 1] * rows + back[axis, 2]  # old coordinate = start + step * x
+        if abs(step) < 1e-12:
+            gone = (start < 0) | (start >= limit)
+            first[gone] = np.inf
+            continue
+        ends = np.sort(np.stack([-start / step, (limit - start) / step]), axis=0)  # (2, h)
+        first, last = np.maximum(first, ends[0]), np.minimum(last, ends[1])
+    columns = (np.arange(size[1]) + 0.5).astype(np.float32)
+    shown = (columns >= first.astype(np.float32)[:, None]) & (columns < last.astype(np.float32)[:, None])
+    return shown.view(np.uint8)
+
+
 def _by_fours(image: Array, change: Callable[[Array], Array]) -> Array:
     """Apply a cv2 function to at most four channels at a time, which every version of it can do: (h, w, C)."""
+    if image.shape[2] <= 4:  # rows may lie apart, as in a part that was cut out: no copy
+        part = change(image)
+        return part[..., None] if part.ndim == 2 else part
     parts = []
     for first in range(0, image.shape[2], 4):
         part = change(np.ascontiguousarray(image[..., first : first + 4]))
