@@ -85,7 +85,9 @@ def warp_image(image: Array, matrix: Array, size: tuple[int, int], border: Borde
         return _copy(image, matrix, size, border, colour)
     source = image if image.dtype.name in _BY_CV2 else image.astype(np.float32)
     seen = matrix
-    if border == "constant" and _shrinks(matrix):  # less to average; a mirrored border needs the whole picture
+    if border == "constant" and _shrinks(
+        matrix
+    ):  # less to average; a mirrored border needs the whole picture
         source, seen = _cut_out(source, matrix, size)
     small, last = _shrink(source, seen)
     warped = _by_fours(small, lambda part: _warp(part, last, size, border, linear=True))  # (h, w, C)
