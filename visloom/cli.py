@@ -269,14 +269,19 @@ VERBS: tuple[Verb, ...] = (
         "export", "converting", "Write a run's weights for other programs.",
         (
             _RUN,
-            Option("--to", required=True, choices=("state-dict",), help="what to write"),
+            Option("--to", required=True, choices=("onnx", "torch-export", "state-dict"), help="what to write"),
             Option(
                 "--keys", default="visloom", choices=("visloom", "original"), help="names of a state-dict's tensors"
             ),
-            Option("--out", metavar="FILE", required=True, help="the file: .pth or .safetensors for a state-dict"),
+            Option("--out", metavar="FILE", required=True, help="the file: .onnx, .pt2, or .pth or .safetensors"),
+            Option("--size", metavar="N", type=_number, help="side of the pictures, if transforms do not tell"),
             _TRUST,
         ),
-        ("visloom export cifar10-003 --to state-dict --keys original --out old.pth",),
+        (
+            "visloom export cifar10-003 --to onnx --out model.onnx",
+            "visloom predict model.onnx photos/ --out predictions",
+            "visloom export cifar10-003 --to state-dict --keys original --out old.pth",
+        ),
     ),
     Verb(
         "report", "using", "Write report.html of runs again.",

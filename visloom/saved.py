@@ -8,6 +8,7 @@ of one of the original systems opens as well.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from visloom import bundle
 from visloom.assemble import bound, check_classes
@@ -71,7 +73,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class _Found:
-    """Weights and the run that they belong to, before anything is built."""
+    """Weights and the run that they belong to, before anything is built; `net` is a network that brings its own."""
 
     run: Run
     place: Path
@@ -80,6 +82,7 @@ class _Found:
     step: int
     which: str
     averaged: bool
+    net: nn.Module | None = None
 
 
 def open_saved(
@@ -110,7 +113,10 @@ def open_saved(
     spec = _views(run.task, tta)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
         task = bare(spec).build()
-    load_weights(task, opened.tensors, opened.extra)
+    if opened.net is not None:
+        task.net, found = opened.net, torch.device("cpu")
+    else:
+        load_weights(task, opened.tensors, opened.extra)
     task = task.to(found).eval()
     if run.how.channels_last:
         task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,7 +135,9 @@ def _find_run(ref: str, trust: bool, say: Say) -> _Found:
 
 
 def _find_file(path: Path, say: Say) -> _Found:
-    """Read a weights file of another system."""
+    """Read a weights file of another system, or an exported network."""
+    if path.suffix == ".onnx":
+        return _find_onnx(path)
     from visloom.convert import common
 
     module = common.recognise(path)
@@ -139,6 +147,23 @@ def _find_file(path: Path, say: Say) -> _Found:
         say(note)
     run = common.run_of(converted, name=safe_name(path.stem))
     return _Found(run, path, converted.tensors, {}, converted.step, module.NAMES[0], False)
+
+
+def _find_onnx(path: Path) -> _Found:
+    """Open a network that `visloom export --to onnx` wrote, with the run that its metadata hold."""
+    from visloom.exporting import OnnxNet
+
+    net = OnnxNet(path)
+    if not net.about:
+        raise ConfigError(
+            f"{path} tells neither classes nor normalisation: visloom export --to onnx writes such a file"
+        )
+    about = json.loads(net.about)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "run.json")
+        file.write_text(json.dumps(about["run"]), encoding="utf-8")
+        run = load(file)
+    return _Found(run, path, {}, {}, about["step"], "ONNX", False, net)
 
 
 def _choose(directory: RunDir, step: int | None, say: Say) -> tuple[Path, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visloom.commands import speaking
 from visloom.commands.training import host_settings
@@ -122,12 +122,17 @@ def _options(texts: Sequence[str] | None) -> Mapping[str, str]:
 
 def export(args: Namespace) -> int:
     """Write a run's weights for another program, and say what was written."""
-    from visloom.exporting import export_state_dict
+    from visloom.exporting import export_network, export_state_dict
     from visloom.saved import open_saved
 
+    if args.keys == "original" and args.to != "state-dict":
+        raise UsageError("--keys original names the tensors of a state-dict: use it with --to state-dict")
     out = Path(args.out).expanduser()
     saved = open_saved(args.run, device="cpu", trust=args.trust)
-    written: Any = export_state_dict(saved, out, original=args.keys == "original")
+    if args.to == "state-dict":
+        written = export_state_dict(saved, out, original=args.keys == "original")
+    else:
+        written = export_network(saved, out, args.to, size=args.size)
     with speaking.opened() as screen:
         speaking.rows(screen, [("weights", saved), *written], indent=0, wrap=False)
     return 0
