@@ -353,3 +353,47 @@ def test_a_run_with_several_labels(tmp_path: Path) -> None:
     )
     report = visloom.train(run)
     assert report.values["val"]["mAP"] > 0.99
+
+
+# --- weights by class
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_weights_are_those_of_torch(smoothing: float) -> None:
+    from visloom.tasks.classify.losses import cross_entropy
+
+    draws = torch.Generator().manual_seed(0)
+    logits, weights = torch.randn(12, 3, generator=draws), torch.tensor([0.5, 2.0, 1.5])
+    target = torch.tensor([0, 1, 2, -1] * 3)
+    total, count = cross_entropy(logits, target, smoothing, weights)
+    theirs = nn.functional.cross_entropy(logits, target, weights, ignore_index=-1, label_smoothing=smoothing)
+    torch.testing.assert_close(total / count, theirs)
+    one, number = cross_entropy(logits, target, smoothing, torch.ones(3))
+    plain, same = cross_entropy(logits, target, smoothing)
+    torch.testing.assert_close((one, number), (plain, same))
+
+
+def test_class_weights_of_a_task() -> None:
+    from visloom.tasks.classify import Classify
+
+    spec = Classify(net=task().net, classes=CLASSES, class_weights=(0.5, 2.0, 1.5))
+    module = spec.build().train()
+    batch = spec.collate(samples([0, 1, 1, None]), None)
+    losses = module(batch)
+    logits = module.net(module.images(batch))
+    theirs = nn.functional.cross_entropy(logits, batch.label, torch.tensor([0.5, 2.0, 1.5]), ignore_index=-1)
+    torch.testing.assert_close(losses.terms["cross_entropy"], theirs)
+    right = (logits.argmax(1) == batch.label).sum().item() / 3
+    assert losses.logs["accuracy"].item() == pytest.approx(right)
+    assert not any("class_weights" in name for name in module.state_dict())
+    light = Classify(net=task().net, classes=CLASSES, class_weights=(0.005, 0.02, 0.015)).build().train()
+    light.load_state_dict(module.state_dict())  # only the ratios matter, small as they may be
+    torch.testing.assert_close(light(batch).terms["cross_entropy"], theirs)
+    several = task(class_weights=(0.0, 1.0, 2.0))
+    module, batch = several.build(), several.collate(samples([[1, 0, 1]]), None)
+    found = module(batch).terms["binary_cross_entropy"].detach().item()
+    logits = module.net(module.images(batch)).detach().numpy().astype(float)
+    assert found == pytest.approx((bce(logits, np.array([[1, 0, 1]])) * [0, 1, 2]).sum(), rel=1e-5)
+    for wrong in ((1.0, 2.0), (1.0, -1.0, 1.0)):
+        with pytest.raises(ValueError, match="class_weights"):
+            task(class_weights=wrong)

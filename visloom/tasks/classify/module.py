@@ -27,6 +27,7 @@ class ClassifyModule(TaskModule):
 
     scale: Tensor
     shift: Tensor
+    class_weights: Tensor | None
 
     def __init__(self, net: nn.Module, spec: Classify) -> None:
         super().__init__()
@@ -46,6 +47,11 @@ class ClassifyModule(TaskModule):
         self.register_buffer(
             "shift", (-mean / std).float()[None, :, None, None], persistent=False
         )  # (1, C, 1, 1)
+        weights = torch.tensor(spec.class_weights) if spec.class_weights else None  # (K,)
+        self.register_buffer("class_weights", weights, persistent=False)
+        # A weighted mean does not change with the scale of the weights. With 1 as the least, no batch counts less
+        # than one sample, below which the divisor of a mean is 1.
+        self._lightest = min((w for w in spec.class_weights if w > 0), default=1.0)
         self._tried: set[tuple[int, ...]] = set()
 
     def forward(self, batch: Batch) -> Losses:
@@ -93,8 +99,14 @@ class ClassifyModule(TaskModule):
         return small.contiguous(memory_format=torch.channels_last)
 
     def _losses(self, logits: Tensor, target: Tensor) -> Losses:
-        total, count = cross_entropy(logits, target, self.smoothing)
+        weights = None if self.class_weights is None else self.class_weights / self._lightest
+        total, count = cross_entropy(logits, target, self.smoothing, weights)
         right = hits(logits.detach().max(1).indices, target)
+        if self.class_weights is not None:  # the share of right answers stays one of pictures
+            known = (target >= 0).sum() if target.ndim == 1 else target.sum()
+            share = right / known.clamp(min=1)
+            divisor = normaliser(count) if self.training else count.clamp(min=1)
+            return Losses({"cross_entropy": total / divisor}, {"accuracy": share}, count)
         # Evaluation batches differ in number between processes: a collective there would hang.
         divisor = normaliser(count) if self.training else count.clamp(min=1)
         return Losses({"cross_entropy": total / divisor}, {"accuracy": right / divisor}, count)

@@ -47,12 +47,16 @@ class MultiLabelModule(ClassifyModule):
         return torch.where(hard, there, label.clamp(min=0)), known
 
     def _several(self, logits: Tensor, target: Tensor, known: Tensor) -> Losses:
-        loss = (self.loss(logits, target) * known).sum()
+        loss = self.loss(logits, target) * known  # (B, K)
+        if self.class_weights is not None:
+            loss = loss * self.class_weights
         count = known.amax(1).sum()  # pictures that have a label
         answers = known.sum()
         right = (((logits.detach() > 0) == (target > 0.5)).float() * known).sum()
         divisor = normaliser(count) if self.training else count.clamp(min=1)
-        return Losses({self.loss.term: loss / divisor}, {"accuracy": right / answers.clamp(min=1)}, count)
+        return Losses(
+            {self.loss.term: loss.sum() / divisor}, {"accuracy": right / answers.clamp(min=1)}, count
+        )
 
     def _answer(self, batch: ClassifyBatch, logits: Tensor) -> dict[str, Any]:
         probabilities = logits.sigmoid()  # (B, K)

@@ -33,6 +33,8 @@ class Classify:
     classes: names by class index; () takes the data set's own.
     channels: of the images.
     smoothing: label smoothing, 0 <= s < 1.
+    class_weights: one per class, for the loss; () is 1 each. `visloom.labels.balanced_weights(counts(source, K))`
+        makes them from a data set. The loss is the weighted mean, as torch's.
     mixup, cutmix: parameter of the Beta distribution of the shares; 0 turns it off, with both on a coin
     decides.
     topk: which top-k accuracies an evaluation reports: "accuracy" for 1, "top5" for 5, in [0, 1].
@@ -48,6 +50,7 @@ class Classify:
     classes: tuple[str, ...] = ()
     channels: int = 3
     smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
     mixup: float = 0.0
     cutmix: float = 0.0
     topk: tuple[int, ...] = (1,)
@@ -76,8 +79,12 @@ class Classify:
             raise ValueError(
                 f"normalise has {len(self.normalise.mean)} numbers and the images {self.channels} channels"
             )
+        if any(not 0 <= w < float("inf") for w in self.class_weights):
+            raise ValueError(f"class_weights are finite and not negative, got {self.class_weights}")
         if not self.classes:
             return
+        if self.class_weights and len(self.class_weights) != len(self.classes):
+            raise ValueError(f"{len(self.class_weights)} class_weights for {len(self.classes)} classes")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes must be two or more different names, got {self.classes}")
         if self.colours and len(self.colours) != len(self.classes):
