@@ -143,7 +143,7 @@ def without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
 # -------------------------------------------------------------------------------------------------- the demo
 
 
-DEMOS = {"classify": "town"}
+DEMOS = {"classify": "town", "segment": "scenery"}
 """What `visloom demo SYSTEM` trains."""
 
 
