@@ -100,6 +100,15 @@ def create(
             raise ConfigError(
                 f"{name} is set by {setting}: take it out of the options", path="task.net.options"
             )
+    if not encoder.startswith("tu-"):  # the library passes further ones on to timm, and drops them elsewhere
+        takes = inspect.signature(kinds[arch.lower()].__init__).parameters
+        for name in given:
+            if name not in takes:
+                near = difflib.get_close_matches(name, takes, n=2)
+                hint = f"; nearest: {', '.join(near)}" if near else ""
+                raise ConfigError(
+                    f"{arch} cannot be built: it has no option {name!r}{hint}", path="task.net.options"
+                )
     if arch.lower() == "dpt" and "dynamic_img_size" not in given and _takes_any_size(encoder):
         given["dynamic_img_size"] = True
     weights = next(iter(known.get("pretrained_settings", {})), "imagenet") if pretrained else None
