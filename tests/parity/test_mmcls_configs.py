@@ -17,10 +17,20 @@ from visloom.convert.mmcls import zoo
 from visloom.data.cifar import Cifar
 from visloom.data.folder import Folder
 from visloom.data.transforms import CenterCrop, RandomCrop, RandomFlip, RandomResizedCrop, Resize
+from visloom.data.voc_labels import VocLabels
+from visloom.data.wrappers import Repeat
 from visloom.errors import ConfigError
 from visloom.run import Clip, Ema, Optim, Rule
 from visloom.schedule import Cosine, Multistep, Poly, Step, Warmup
-from visloom.tasks.classify import Normalise, ResNetCifar, Timm
+from visloom.tasks.classify import (
+    Asymmetric,
+    BinaryCrossEntropy,
+    Focal,
+    MultiLabel,
+    Normalise,
+    ResNetCifar,
+    Timm,
+)
 from visloom.units import Epochs, Monitor, Steps
 
 IMAGENET = """
@@ -265,6 +275,48 @@ def test_iterations_instead_of_epochs(configs):
     run = converter.config(write(configs, "a", "type='ResNet', depth=18", "coslr", more)).run
     assert run.length == Steps(1000) and run.schedule == Cosine(0.0, by="step")
     assert run.evals["val"].every == Steps(50) and run.save.every == Steps(1)
+
+
+VOC = """
+model = dict(type='ImageClassifier', backbone=dict(type='VGG', depth=16, num_classes=20), neck=None,
+    head=dict(type='MultiLabelClsHead', loss=dict({})))
+dataset_type = 'VOC'
+test_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='Resize', size=(256, -1)), dict(type='CenterCrop', crop_size=224),
+    dict(type='Normalize', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True),
+    dict(type='ImageToTensor', keys=['img']), dict(type='Collect', keys=['img'])]
+data = dict(samples_per_gpu=16, workers_per_gpu=2,
+    train=dict(type='RepeatDataset', times=3, dataset=dict(type=dataset_type, data_prefix='data/VOCdevkit/VOC2007/',
+        ann_file='data/VOCdevkit/VOC2007/ImageSets/Main/trainval.txt', pipeline=test_pipeline)),
+    val=dict(type=dataset_type, data_prefix='data/VOCdevkit/VOC2007/',
+        ann_file='data/VOCdevkit/VOC2007/ImageSets/Main/test.txt', pipeline=test_pipeline))
+evaluation = dict(interval=1, metric=['mAP', 'CP', 'OP', 'CR', 'OR', 'CF1', 'OF1'])
+optimizer = dict(type='SGD', lr=0.001, momentum=0.9, weight_decay=0,
+    paramwise_cfg=dict(custom_keys={{'.backbone.classifier': dict(lr_mult=10)}}))
+lr_config = dict(policy='step', step=20, gamma=0.1)
+runner = dict(type='EpochBasedRunner', max_epochs=40)
+"""
+
+
+@pytest.mark.parametrize(
+    ("loss", "made"),
+    [
+        ("type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0", BinaryCrossEntropy()),
+        ("type='FocalLoss', gamma=1.5, alpha=0.5", Focal(gamma=1.5, alpha=0.5)),
+        ("type='AsymmetricLoss', gamma_neg=2.0, clip=0.1", Asymmetric(gamma_neg=2.0, clip=0.1)),
+    ],
+)
+def test_several_labels_per_picture(tmp_path, loss, made):
+    (tmp_path / "vgg16_voc.py").write_text(VOC.format(loss))
+    converted = converter.config(tmp_path / "vgg16_voc.py")
+    run = converted.run
+    assert whole(converted), [row for row in converted.rows if row.verdict == "not supported"]
+    assert isinstance(run.task, MultiLabel) and run.task.loss == made
+    assert run.train.source == Repeat(source=VocLabels(root=""), times=3)
+    assert run.evals["val"].stream.source == VocLabels(root="", part="test")
+    assert run.evals["val"].monitor == Monitor("max", "mAP") and run.host.data == "data/VOCdevkit/VOC2007"
+    # the original's leading dot never matches; here it does, and the user is told
+    assert run.rules[0].lr == 10 and "custom key" in " ".join(converted.notes)
 
 
 def test_what_nothing_corresponds_to_is_listed(configs, tmp_path, capsys):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MNIST = zoo.MNIST
 NAMES = ("mmcls", "mmclassification")
-TASKS = ("Classify",)
+TASKS = ("Classify", "MultiLabel")
 
 
 def recognises(keys: Collection[str], extra: Mapping[str, Any]) -> bool:

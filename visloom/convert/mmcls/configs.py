@@ -21,7 +21,7 @@ from visloom.errors import ConfigError
 from visloom.run import Clip, Ema, Eval, Host, How, Log, Optim, Rule, Run, Save
 from visloom.schedule import Schedule
 from visloom.stream import Ordered, Shuffled
-from visloom.tasks.classify import Classify, NetSpec
+from visloom.tasks.classify import Asymmetric, BinaryCrossEntropy, Classify, Focal, MultiLabel, NetSpec
 from visloom.units import Epochs, Monitor, Steps
 
 TOP = (
@@ -187,7 +187,8 @@ def _task(read: Reading, net: NetSpec, parts: Mapping[str, Part]) -> Classify:
     most = count or _CLASSES.get(part.kind, 1)
     if "smoothing" in more:
         more["topk"] = tuple(k for k in topk if k <= most)
-    return Classify(
+    make = MultiLabel if "loss" in more else Classify
+    return make(
         net=net,
         classes=classes,
         channels=1 if "MNIST" in part.kind else 3,
@@ -225,8 +226,28 @@ def _loss(read: Reading) -> float:
 
 
 def _multi_label(read: Reading) -> dict[str, Any]:
-    read.keys.refuse("model.head", "several labels per picture are not read from configs")
-    return {}
+    """The loss of several labels per picture; the task is then a MultiLabel."""
+    keys, at = read.keys, "model.head.loss"
+    kind = keys.get(f"{at}.type", "CrossEntropyLoss")
+    known: dict[str, tuple[type[Any], tuple[str, ...]]] = {
+        "CrossEntropyLoss": (BinaryCrossEntropy, ()),
+        "FocalLoss": (Focal, ("gamma", "alpha")),
+        "AsymmetricLoss": (Asymmetric, ("gamma_pos", "gamma_neg", "clip", "eps")),
+    }
+    if kind not in known:
+        keys.refuse("model.head", f"there is no loss {kind} for several labels per picture")
+        return {}
+    make, options = known[kind]
+    for option in keys.children(at):
+        keys.refuse(option, f"no such option of {kind} here")
+    keys.take(f"{at}.type", "task.loss")
+    for name, usual in (("loss_weight", (1, 1.0)), ("use_sigmoid", (True,)), ("reduction", ("mean",))):
+        if keys.get(f"{at}.{name}") in usual:
+            keys.take(f"{at}.{name}", "as here")
+    given = {
+        name: keys.take(f"{at}.{name}", f"task.loss.{name}") for name in options if keys.has(f"{at}.{name}")
+    }
+    return {"loss": make(**given)}
 
 
 # -------------------------------------------------------------------------------------------------------- the data
@@ -285,9 +306,8 @@ def _evals(read: Reading, parts: Mapping[str, Part], batch: int) -> dict[str, Ev
     keys.take("evaluation.metric_options", "task.topk")
     by_epoch = keys.get("evaluation.by_epoch", keys.get("runner.type") != "IterBasedRunner")
     keys.take("evaluation.by_epoch", "evals.val.every")
-    name = {"accuracy": "accuracy", "f1_score": "f1", "mAP": "mAP"}.get(
-        metric if isinstance(metric, str) else "", ""
-    )
+    first = metric[0] if isinstance(metric, list | tuple) and metric else metric
+    name = {"accuracy": "accuracy", "f1_score": "f1", "mAP": "mAP"}.get(str(first), "")
     evals = {}
     if "val" in parts:
         evals["val"] = Eval(
