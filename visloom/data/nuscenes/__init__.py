@@ -1,0 +1,1 @@
+"""nuScenes: read straight from its tables (Caesar et al. 2020)."""

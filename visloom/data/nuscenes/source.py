@@ -1,0 +1,245 @@
+"""NuScenes: pictures of six cameras with radar and boxes, one camera a sample (`visloom/data/scene3d.py`)."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visloom.data.images import read_image
+from visloom.data.nuscenes.names import CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
+from visloom.data.nuscenes.pcd import read_pcd, usable
+from visloom.data.nuscenes.tables import SWEEPS, Index, convert, version_of
+from visloom.data.scene3d import seen_boxes, uncovered
+from visloom.data.space import inverse, move, rotation_matrix, wrap
+from visloom.data.truth import Truth, WorldBoxes
+from visloom.errors import DataError
+from visloom.sample import Sample
+from visloom.source import Source
+
+Array = NDArray[Any]
+_HELD = 16  # scenes in memory
+
+
+class _Opened:
+    """The index, and the scenes used last."""
+
+    def __init__(self, root: Path, index: Index) -> None:
+        self.root, self.index = root, index
+        self.ends = np.cumsum(index.counts)
+        self._scenes: OrderedDict[int, dict[str, Array]] = OrderedDict()
+
+    def scene(self, number: int) -> dict[str, Array]:
+        """The arrays of a scene."""
+        if number not in self._scenes:
+            with np.load(self.index.folder / f"{self.index.scenes[number]}.npz", allow_pickle=False) as stored:
+                self._scenes[number] = dict(stored)
+            if len(self._scenes) > _HELD:
+                self._scenes.popitem(last=False)
+        self._scenes.move_to_end(number)
+        return self._scenes[number]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NuScenes(Source):
+    """nuScenes, or any part of it that is on disk, straight from its tables.
+
+    root: the data root (the folder that holds `v1.0-...`, `samples` and `sweeps`).  version: "" takes the only one.
+    scenes: train, val, test, mini_train, mini_val, a split of splits.json, or all.
+    cameras: which.  sweeps: of each radar, 1 to 12, back from the picture's moment.
+    hidden: "drop" leaves out boxes that a nearer one covers wholly, "keep" trains on them too.
+    missing: files that are not on disk: "skip" (and note it) or "error".
+    cache: where the converted tables go; "" is the root if it can be written, else the user's cache folder.
+    """
+
+    version: str = ""
+    scenes: str = "train"
+    cameras: tuple[str, ...] = CAMERAS
+    sweeps: int = 3
+    hidden: Literal["drop", "keep"] = "drop"
+    missing: Literal["skip", "error"] = "skip"
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.cameras if name not in CAMERAS]
+        if unknown or not self.cameras:
+            raise ValueError(f"cameras are some of {', '.join(CAMERAS)}, got {self.cameras}")
+        if not 1 <= self.sweeps <= SWEEPS:
+            raise ValueError(f"sweeps is 1 to {SWEEPS}, got {self.sweeps}")
+
+    def open(self) -> _Opened:
+        root = Path(self.root)
+        if not root.is_dir():
+            raise DataError(f"{root}: there is no such folder; --data names the data root of nuScenes")
+        version = version_of(root, self.version)
+        return _Opened(root, convert(root, version, self.scenes, self._cache(root), missing=self.missing))
+
+    def _cache(self, root: Path) -> Path:
+        if self.cache:
+            return Path(self.cache).expanduser()
+        own = root / ".visloom"
+        if os.access(own if own.exists() else root, os.W_OK):
+            return own
+        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "visloom" / "nuscenes"
+
+    def _rows(self) -> NDArray[np.int64]:
+        """(N, 2) scene and row of every picture of the chosen cameras."""
+        if "_all_rows" not in self.__dict__:
+            opened: _Opened = self.opened()
+            wanted = [CAMERAS.index(name) for name in self.cameras]
+            parts = []
+            for number, count in enumerate(opened.index.counts):
+                rows = np.arange(count)
+                if len(wanted) < len(CAMERAS):
+                    rows = rows[np.isin(opened.scene(number)["camera"], wanted)]
+                parts.append(np.stack([np.full(len(rows), number), rows], 1))
+            object.__setattr__(self, "_all_rows", np.concatenate(parts))
+        return self.__dict__["_all_rows"]  # type: ignore[no-any-return]
+
+    def count(self) -> int:
+        return len(self._rows())
+
+    def classes(self) -> tuple[str, ...]:
+        return CLASSES
+
+    def check(self) -> list[str]:
+        notes = self.opened().index.notes
+        if not notes:
+            return []
+        return [f"nuScenes {self.scenes}: {len(notes)} files are missing and left out: {'; '.join(notes[:5])}"]
+
+    def fetch(self, index: int) -> Sample:
+        opened: _Opened = self.opened()
+        number, row = self._rows()[index].tolist()
+        scene = opened.scene(number)
+        moment, pose = int(scene["moment"][row]), scene["pose"][row]
+        camera = CAMERAS[int(scene["camera"][row])]
+        image = read_image(opened.root / str(scene["picture_file"][row]))
+        lens = np.hstack([scene["intrinsic"][row], np.zeros((3, 1))])
+        radar, notes = self._radar(opened.root, scene, moment, camera, pose)
+        boxes = _in_camera(scene, moment, pose, lens, image.shape[:2], drop=self.hidden == "drop")
+        return Sample(
+            id=Path(str(scene["picture_file"][row])).stem,
+            image=image,
+            boxes=boxes.pop("boxes").astype(np.float32),
+            labels=boxes.pop("labels"),
+            calib=lens,
+            notes=notes,
+            extra={
+                "radar": radar,
+                "lens": lens,
+                "picture": image.shape[:2],
+                "pose": pose,
+                "token": str(scene["token"][moment]),
+                "camera": camera,
+                "mirrored": False,
+                "truth": truth_of(scene, moment),
+                **boxes,
+            },
+        )
+
+    def _radar(
+        self, root: Path, scene: dict[str, Array], moment: int, camera: str, pose: Array
+    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """Returns of the radars beside a camera: (R, 7) x y z, velocity right and ahead, cross-section in dB, age in s."""
+        back, parts, notes = inverse(pose), [], []
+        for channel in RADARS[camera]:
+            which = (scene["sweep_moment"] == moment) & (scene["sweep_radar"] == RADAR_CHANNELS.index(channel))
+            which &= scene["sweep_back"] < self.sweeps
+            for at in np.flatnonzero(which).tolist():
+                try:
+                    returns = read_pcd(root / str(scene["sweep_file"][at]))
+                except DataError as error:
+                    if self.missing == "error":
+                        raise
+                    notes.append(str(error))
+                    continue
+                parts.append(radar_rows(returns[usable(returns)], back @ scene["sweep_pose"][at], scene["sweep_age"][at]))
+        joined = np.concatenate(parts) if parts else np.zeros((0, 7), np.float32)
+        return joined, tuple(notes)
+
+    def __repr__(self) -> str:
+        known = f"{len(self):,} pictures, " if "_opened" in self.__dict__ else ""
+        return f"NuScenes({self.scenes}: {known}{len(self.cameras)} cameras, {self.sweeps} sweeps of 5 radars)"
+
+
+def radar_rows(returns: Array, matrix: Array, age: float) -> NDArray[np.float32]:
+    """Returns in a camera's frame: (N, 7) x y z, velocity right and ahead (m/s, the car's own taken off), rcs, age in s."""
+    points = np.stack([returns[name] for name in ("x", "y", "z")], 1).astype(np.float64)
+    speed = np.stack([returns["vx_comp"], returns["vy_comp"], np.zeros(len(returns))], 1).astype(np.float64)
+    turned = speed @ matrix[:3, :3].T
+    rows = [move(matrix, points), turned[:, [0, 2]], returns["rcs"][:, None], np.full((len(returns), 1), age)]
+    return np.concatenate(rows, 1).astype(np.float32)
+
+
+def _in_camera(
+    scene: dict[str, Array], moment: int, pose: Array, lens: Array, size: tuple[int, int], *, drop: bool
+) -> dict[str, Array]:
+    """The boxes that a camera sees, in its frame: the fields of a scene sample."""
+    rows = np.flatnonzero((scene["box_moment"] == moment) & (scene["box_label"] >= 0))
+    back = inverse(pose)
+    center = move(back, scene["box_center"][rows])
+    dims = scene["box_size"][rows][:, [2, 0, 1]]
+    front = rotation_matrix(scene["box_rotation"][rows])[..., 0] @ back[:3, :3].T
+    return camera_boxes(
+        lens,
+        size,
+        center=center,
+        dims=dims,
+        yaw=-np.arctan2(front[:, 2], front[:, 0]),
+        velocity=scene["box_velocity"][rows] @ back[:3, :3].T,
+        attribute=scene["box_attribute"][rows],
+        labels=scene["box_label"][rows],
+        drop=drop,
+    )
+
+
+def camera_boxes(
+    lens: Array, size: tuple[int, int], *, center: Array, dims: Array, yaw: Array, velocity: Array, attribute: Array,
+    labels: Array, drop: bool,
+) -> dict[str, Array]:  # fmt: skip
+    """Frame boxes in a picture and keep those that it shows: "boxes", "labels" and the "box_" fields of a scene sample.
+
+    drop: leave out what a nearer box covers.
+    """
+    boxes, shown = seen_boxes(lens, size, center, dims, yaw)
+    rows = np.flatnonzero(shown)
+    if drop and len(rows):
+        rows = rows[uncovered(boxes[rows], center[rows, 2], dims[rows])]
+    middle = (boxes[rows, 0] + boxes[rows, 2]) / 2
+    return {
+        "boxes": boxes[rows],
+        "labels": labels[rows].astype(np.int64),
+        "box_center": center[rows],
+        "box_dims": dims[rows],
+        "box_yaw": yaw[rows],
+        "box_velocity": velocity[rows],
+        "box_attribute": attribute[rows].astype(np.int64),
+        "box_alpha": wrap(yaw[rows] - np.arctan2(middle - lens[0, 2], lens[0, 0])),
+    }
+
+
+def truth_of(scene: dict[str, Array], moment: int) -> Truth:
+    """What is annotated at a moment."""
+    at = scene["box_moment"] == moment
+
+    def pick(which: Array) -> WorldBoxes:
+        rows = np.flatnonzero(at & which)
+        return WorldBoxes(
+            label=scene["box_label"][rows],
+            center=scene["box_center"][rows],
+            size=scene["box_size"][rows],
+            rotation=scene["box_rotation"][rows],
+            velocity=scene["box_velocity"][rows][:, :2],
+            attribute=scene["box_attribute"][rows],
+            score=np.full(len(rows), -1.0),
+            points=scene["box_points"][rows],
+        )
+
+    known = scene["box_label"] >= 0
+    return Truth(str(scene["token"][moment]), scene["origin"][moment], pick(known), pick(~known))

@@ -1,0 +1,343 @@
+"""Tables of nuScenes: thirteen JSON files become one small file per scene, once.
+
+The tables of the whole set are gigabytes of JSON, so they are read once, by `convert`, and what a picture needs is cached
+scene by scene: a stopped conversion goes on where it was, a few kilobytes a moment. Radar returns are not in it: they are
+read from their `.pcd` files when a picture is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CATEGORIES, CLASSES, RACK, RADAR_CHANNELS
+from visloom.data.nuscenes.splits import SPLITS, scenes_of
+from visloom.data.space import rotation_matrix
+from visloom.durable import write_json
+from visloom.errors import DataError
+
+Array = NDArray[Any]
+TABLES = (
+    "scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sample_annotation", "instance", "sensor",
+    "category", "attribute",
+)  # fmt: skip
+FORM = 1
+"""Of the cached files; another number converts anew."""
+
+SWEEPS = 12
+"""Sweeps of a radar that are remembered, the keyframe's among them; a second of nuScenes."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is cached: the scenes in order, the pictures of each, and what was missing.
+
+    pictures: for each scene its (moment, camera) pairs: rows of `moment`, `camera` in the scene's file.
+    """
+
+    folder: Path
+    scenes: tuple[str, ...]
+    counts: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def table(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Read one table. Raises DataError if it is missing or no table."""
+    file = folder / f"{name}.json"
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{file}: this table of nuScenes is missing or cannot be read ({error.strerror or error}); a data root has "
+            f"a folder like v1.0-mini with {', '.join(TABLES)} and three more"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{file}: no JSON: {error}; unpack the archive again") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{file}: a table is a list of records")
+    return rows
+
+
+def version_of(root: Path, version: str) -> str:
+    """The version folder of a data root: the one asked for, or the only one. Raises DataError."""
+    if version:
+        if not (root / version).is_dir():
+            raise DataError(f"{root}: there is no folder {version} with the tables of nuScenes")
+        return version
+    found = sorted(path.parent.name for path in root.glob("*/sample_data.json"))
+    if len(found) != 1:
+        has = f"it has {', '.join(found)}: set version" if found else "no folder in it has sample_data.json"
+        raise DataError(f"{root}: a data root of nuScenes holds one folder of tables; {has}")
+    return found[0]
+
+
+def scene_names(root: Path, version: str, split: str) -> list[str]:
+    """Scenes of a split, in order of the table: nuScenes' own splits, those of splits.json, or "all".
+
+    Raises:
+        DataError: no such split, or none of its scenes is here.
+    """
+    folder = root / version
+    here = [row["name"] for row in table(folder, "scene")]
+    if split == "all":
+        return here
+    wanted: set[str] | frozenset[str] | None = None
+    own = folder / "splits.json"
+    extra: Mapping[str, Sequence[str]] = {}
+    if own.is_file():
+        extra = json.loads(own.read_text(encoding="utf-8"))
+        wanted = set(extra[split]) if split in extra else None
+    wanted = scenes_of(split) if wanted is None else wanted
+    if wanted is None:
+        raise DataError(f"nuScenes has no split {split!r}; there are {', '.join([*SPLITS, *extra, 'all'])}")
+    chosen = [name for name in here if name in wanted]
+    if not chosen:
+        raise DataError(
+            f"{folder}: none of the {len(wanted)} scenes of split {split!r} is here; it has {len(here)}, "
+            f"{', '.join(here[:3])} first. Unpack another part, or choose another split"
+        )
+    return chosen
+
+
+# ------------------------------------------------------------------------------------------------- converting
+
+
+def convert(
+    root: Path, version: str, split: str, cache: Path, *, missing: str = "skip", say: Callable[[str], None] = lambda _: None
+) -> Index:
+    """Cache the scenes of a split that are not cached yet.
+
+    Args:
+        cache: folder of the cached files; a folder of its own for this root, version and policy is made in it.
+        missing: what is done about files that are not on disk: "skip" leaves their pictures or sweeps out and notes it,
+            "error" raises.
+    Raises:
+        DataError: a table is missing, no scene is there, a rotation is none, or files are missing under "error".
+    """
+    names = scene_names(root, version, split)
+    stamp = _stamp(root, version)
+    place = cache / f"{version}-{stamp}"
+    place.mkdir(parents=True, exist_ok=True)
+    todo = [name for name in names if not (place / f"{name}.json").is_file()]
+    if todo:
+        say(f"nuScenes {version}: reading tables for {len(todo)} of {len(names)} scenes of {split}")
+        tables = _Tables(root, version)
+        for number, name in enumerate(todo):
+            _write_scene(place, name, tables.scene(name))
+            if (number + 1) % 50 == 0:
+                say(f"nuScenes {version}: {number + 1} of {len(todo)} scenes")
+    heads = [json.loads((place / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    notes = [note for head in heads for note in head["notes"]]
+    if notes and missing == "error":
+        raise DataError(
+            f"{root}: {len(notes)} files of split {split!r} are missing, {'; '.join(notes[:3])}; set missing to skip to go "
+            "on without them"
+        )
+    if not any(head["pictures"] for head in heads):
+        raise DataError(f"{root}: none of the pictures of split {split!r} is on disk, {'; '.join(notes[:3])}")
+    return Index(place, tuple(names), tuple(head["pictures"] for head in heads), tuple(notes))
+
+
+def _stamp(root: Path, version: str) -> str:
+    """Which tables: their sizes and times."""
+    facts = [FORM]
+    for name in TABLES:
+        try:
+            stat = (root / version / f"{name}.json").stat()
+        except OSError:
+            table(root / version, name)  # says what is missing
+            raise
+        facts += [stat.st_size, stat.st_mtime_ns]
+    return hashlib.sha256(json.dumps([str(root.resolve()), facts]).encode()).hexdigest()[:16]
+
+
+def _write_scene(place: Path, name: str, scene: _Scene) -> None:
+    """Write a scene's arrays, then its head: a scene with a head is whole."""
+    part = place / f".{name}.tmp-{os.getpid()}.npz"
+    np.savez_compressed(part, **scene.arrays)
+    os.replace(part, place / f"{name}.npz")
+    write_json(place / f"{name}.json", {"pictures": int(len(scene.arrays["camera"])), "notes": list(scene.notes)})
+
+
+@dataclass
+class _Scene:
+    arrays: dict[str, Array]
+    notes: list[str]
+
+
+class _Tables:
+    """The tables, by token."""
+
+    def __init__(self, root: Path, version: str) -> None:
+        self.root, folder = root, root / version
+        self.folder = folder
+        sensors = {row["token"]: row["channel"] for row in table(folder, "sensor")}
+        self.calibrated = {row["token"]: row for row in table(folder, "calibrated_sensor")}
+        self.channel = {t: sensors[row["sensor_token"]] for t, row in self.calibrated.items()}
+        for name, row in self.calibrated.items():
+            _check_rotation(folder / "calibrated_sensor.json", name, row)
+        self.pose = {row["token"]: row for row in table(folder, "ego_pose")}
+        self.scenes = {row["name"]: row for row in table(folder, "scene")}
+        self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in table(folder, "sample"):
+            self.samples[row["scene_token"]].append(row)
+        self.data, self.keyframes = {}, defaultdict(dict)  # type: ignore[var-annotated]
+        for row in table(folder, "sample_data"):
+            channel = self.channel.get(row["calibrated_sensor_token"], "")
+            if channel in CAMERAS or channel in RADAR_CHANNELS or channel == "LIDAR_TOP":
+                self.data[row["token"]] = row
+                if row["is_key_frame"]:
+                    self.keyframes[row["sample_token"]][channel] = row
+        categories = {row["token"]: row["name"] for row in table(folder, "category")}
+        self.category = {row["token"]: categories[row["category_token"]] for row in table(folder, "instance")}
+        self.attribute = {row["token"]: row["name"] for row in table(folder, "attribute")}
+        self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.annotation = {}
+        for row in table(folder, "sample_annotation"):
+            self.annotations[row["sample_token"]].append(row)
+            self.annotation[row["token"]] = row
+        self.time = {row["token"]: row["timestamp"] for rows in self.samples.values() for row in rows}
+
+    def scene(self, name: str) -> _Scene:
+        """What the pictures of a scene need."""
+        notes: list[str] = []
+        moments = sorted(self.samples[self.scenes[name]["token"]], key=lambda row: row["timestamp"])
+        pictures: dict[str, list[Any]] = defaultdict(list)
+        sweeps: dict[str, list[Any]] = defaultdict(list)
+        boxes: dict[str, list[Any]] = defaultdict(list)
+        origins = []
+        for number, moment in enumerate(moments):
+            frames = self.keyframes.get(moment["token"], {})
+            for at, channel in enumerate(CAMERAS):
+                self._picture(number, at, frames.get(channel), f"{name}/{number} {channel}", pictures, notes)
+            for at, channel in enumerate(RADAR_CHANNELS):
+                self._sweeps(number, at, frames.get(channel), f"{name}/{number} {channel}", sweeps, notes)
+            self._boxes(number, moment["token"], boxes)
+            origins.append(self._origin(frames))
+        arrays = {
+            "token": np.array([row["token"] for row in moments], "U32"),
+            "origin": np.array(origins, np.float64).reshape(-1, 2),
+            "moment": np.array(pictures["moment"], np.int64),
+            "camera": np.array(pictures["camera"], np.int64),
+            "picture_file": np.array(pictures["file"], "U"),
+            "size": np.array(pictures["size"], np.int64).reshape(-1, 2),
+            "intrinsic": np.array(pictures["intrinsic"], np.float64).reshape(-1, 3, 3),
+            "pose": np.array(pictures["pose"], np.float64).reshape(-1, 4, 4),
+            "sweep_moment": np.array(sweeps["moment"], np.int64),
+            "sweep_radar": np.array(sweeps["radar"], np.int64),
+            "sweep_back": np.array(sweeps["back"], np.int64),
+            "sweep_age": np.array(sweeps["age"], np.float64),
+            "sweep_file": np.array(sweeps["file"], "U"),
+            "sweep_pose": np.array(sweeps["pose"], np.float64).reshape(-1, 4, 4),
+            "box_moment": np.array(boxes["moment"], np.int64),
+            "box_label": np.array(boxes["label"], np.int64),
+            "box_center": np.array(boxes["center"], np.float64).reshape(-1, 3),
+            "box_size": np.array(boxes["size"], np.float64).reshape(-1, 3),
+            "box_rotation": np.array(boxes["rotation"], np.float64).reshape(-1, 4),
+            "box_velocity": np.array(boxes["velocity"], np.float64).reshape(-1, 3),
+            "box_attribute": np.array(boxes["attribute"], np.int64),
+            "box_points": np.array(boxes["points"], np.int64),
+        }
+        return _Scene(arrays, notes)
+
+    def _picture(
+        self, number: int, at: int, row: dict[str, Any] | None, what: str, pictures: dict[str, list[Any]], notes: list[str]
+    ) -> None:
+        if row is None:
+            notes.append(f"{what}: no picture in the tables")
+            return
+        if not (self.root / row["filename"]).is_file():
+            notes.append(f"{what}: {row['filename']} is not on disk")
+            return
+        pictures["moment"].append(number)
+        pictures["camera"].append(at)
+        pictures["file"].append(row["filename"])
+        pictures["size"].append((row["height"], row["width"]))
+        pictures["intrinsic"].append(self.calibrated[row["calibrated_sensor_token"]]["camera_intrinsic"])
+        pictures["pose"].append(self._to_world(row))
+
+    def _sweeps(
+        self, number: int, at: int, row: dict[str, Any] | None, what: str, sweeps: dict[str, list[Any]], notes: list[str]
+    ) -> None:
+        """The keyframe of a radar and those before it, back to the beginning of the scene."""
+        if row is None:
+            notes.append(f"{what}: no radar sweep in the tables")
+            return
+        first = row["timestamp"]
+        for back in range(SWEEPS):
+            if (self.root / row["filename"]).is_file():
+                sweeps["moment"].append(number)
+                sweeps["radar"].append(at)
+                sweeps["back"].append(back)
+                sweeps["age"].append((first - row["timestamp"]) * 1e-6)
+                sweeps["file"].append(row["filename"])
+                sweeps["pose"].append(self._to_world(row))
+            else:
+                notes.append(f"{what}: {row['filename']} is not on disk")
+            before = self.data.get(row["prev"])
+            if before is None:
+                return
+            row = before
+
+    def _to_world(self, row: dict[str, Any]) -> Array:
+        """A sensor's frame -> the world at the time of a reading."""
+        from visloom.data.space import transform
+
+        sensor, car = self.calibrated[row["calibrated_sensor_token"]], self.pose.get(row["ego_pose_token"])
+        if car is None:
+            raise DataError(f"{self.folder}/ego_pose.json has no {row['ego_pose_token']}, which {row['filename']} names")
+        return transform(car["rotation"], car["translation"]) @ transform(sensor["rotation"], sensor["translation"])
+
+    def _origin(self, frames: dict[str, dict[str, Any]]) -> Sequence[float]:
+        """Where the car stands: nuScenes measures distances from its pose at the lidar's time."""
+        for channel in ("LIDAR_TOP", *CAMERAS):
+            if channel in frames:
+                return list(self.pose[frames[channel]["ego_pose_token"]]["translation"][:2])
+        return [0.0, 0.0]
+
+    def _boxes(self, number: int, token: str, boxes: dict[str, list[Any]]) -> None:
+        for row in self.annotations.get(token, ()):
+            category = self.category[row["instance_token"]]
+            name = CATEGORIES.get(category)
+            if name is None and category != RACK:
+                continue
+            attributes = [self.attribute[each] for each in row["attribute_tokens"]]
+            boxes["moment"].append(number)
+            boxes["label"].append(CLASSES.index(name) if name else -1)
+            boxes["center"].append(row["translation"])
+            boxes["size"].append(row["size"])
+            boxes["rotation"].append(row["rotation"])
+            boxes["velocity"].append(self._velocity(row))
+            boxes["attribute"].append(ATTRIBUTES.index(attributes[0]) if attributes and attributes[0] in ATTRIBUTES else -1)
+            boxes["points"].append(row["num_lidar_pts"] + row["num_radar_pts"])
+
+    def _velocity(self, row: dict[str, Any], most: float = 1.5) -> Array:
+        """From the annotations before and after, NaN if there is none or they are more than 1.5 s apart (3 s for both)."""
+        before, after = self.annotation.get(row["prev"]), self.annotation.get(row["next"])
+        if before is None and after is None:
+            return np.full(3, np.nan)
+        last, first = after or row, before or row
+        time = 1e-6 * (self.time[last["sample_token"]] - self.time[first["sample_token"]])
+        if time <= 0 or time > most * (2 if before is not None and after is not None else 1):
+            return np.full(3, np.nan)
+        return np.asarray((np.array(last["translation"]) - np.array(first["translation"])) / time)
+
+
+def _check_rotation(file: Path, token: str, row: dict[str, Any]) -> None:
+    """Raise DataError where a calibration's rotation is none."""
+    value = np.asarray(row.get("rotation", ()), np.float64)
+    if value.shape != (4,) or not np.isfinite(value).all() or abs(float(np.linalg.norm(value)) - 1) > 1e-3:
+        raise DataError(f"{file}: the rotation of {token} is no unit quaternion w x y z: {row.get('rotation')}")
+    intrinsic = np.asarray(row.get("camera_intrinsic") or np.eye(3), np.float64)
+    if intrinsic.shape != (3, 3) or not np.isfinite(intrinsic).all() or abs(np.linalg.det(intrinsic)) < 1e-9:
+        raise DataError(f"{file}: the camera_intrinsic of {token} is no invertible 3x3 matrix")
+    assert rotation_matrix(value).shape == (3, 3)

@@ -1,0 +1,119 @@
+"""Nds: the metric of an evaluation. Detections are kept by picture, the truth by moment; boxes join at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from visloom.data.truth import Truth, WorldBoxes
+from visloom.errors import DataError
+from visloom.metrics import merge_tables
+from visloom.tasks.fusion3d.nds import ERRORS, Scores, evaluate
+from visloom.tasks.fusion3d.world import COLUMNS, join_cameras, to_world
+
+if TYPE_CHECKING:
+    from visloom.tasks.fusion3d.batch import FusionBatch
+    from visloom.tasks.fusion3d.spec import Fusion3d
+
+NAMES = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
+
+
+class Nds:
+    """ "nds", "map", the mean errors, and "ap/CLASS" of each class: see `visloom/tasks/fusion3d/nds.py`.
+
+    A set without any truth reports NaN. Memory: K rows of about 80 bytes a picture.
+    """
+
+    def __init__(self, spec: Fusion3d) -> None:
+        self.spec = spec
+        self._found: list[tuple[tuple[str, ...], tuple[str, ...], dict[str, Tensor]]] = []
+        self._table: dict[str, tuple[str, WorldBoxes]] = {}  # picture -> moment, boxes
+        self._truth: dict[str, Truth] = {}  # by moment
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("nds", "map", *NAMES.values(), *(f"ap/{name}" for name in self.spec.classes))
+
+    def update(self, predictions: Mapping[str, Any], batch: FusionBatch) -> None:
+        """Keep a batch's detections, on their device until they are asked for, and its truth."""
+        columns = {name: predictions[name] for name in (*COLUMNS, "pose")}
+        self._found.append((tuple(predictions["ids"]), tuple(predictions["tokens"]), columns))
+        for truth in batch.truth:
+            if truth is not None:
+                self._truth[truth.token] = truth
+
+    def state(self) -> tuple[dict[str, tuple[str, WorldBoxes]], dict[str, Truth]]:
+        self._settle()
+        return self._table, self._truth
+
+    def merge(self, states: Sequence[Any]) -> None:
+        self._table = merge_tables([table for table, _ in states])
+        self._truth = {token: truth for _, truths in states for token, truth in truths.items()}
+
+    def _settle(self) -> None:
+        """Bring what was predicted to the host and into the world."""
+        compat = self.spec.compat
+        for ids, tokens, columns in self._found:
+            host = {name: values.detach().cpu().double().numpy() for name, values in columns.items()}
+            for i, (name, token) in enumerate(zip(ids, tokens, strict=True)):
+                if name in self._table:
+                    raise DataError(f"picture {name!r} was evaluated twice")
+                row = {column: host[column][i] for column in COLUMNS}
+                boxes = to_world(row, host["pose"][i], lifted=compat.lifted, tipped=compat.tipped)
+                self._table[name] = (token, boxes)
+        self._found.clear()
+
+    def detections(self) -> dict[str, WorldBoxes]:
+        """Detections of each moment, cameras joined, moments in the order of their names."""
+        self._settle()
+        cameras: dict[str, list[WorldBoxes]] = {token: [] for token in sorted(self._truth)}
+        for _, (token, boxes) in sorted(self._table.items()):
+            cameras.setdefault(token, []).append(boxes)
+        merge = self.spec.merge and not self.spec.compat.duplicates
+        return {t: join_cameras(parts, most=self.spec.rules.most, merge=merge) for t, parts in cameras.items()}
+
+    def scores(self) -> Scores:
+        """The whole result."""
+        truths = [self._truth[token] for token in sorted(self._truth)]
+        return evaluate(self.detections(), truths, self.spec.classes, self.spec.rules)
+
+    def compute(self) -> dict[str, float]:
+        if not self._truth:
+            return dict.fromkeys(self.names, float("nan"))
+        scores = self.scores()
+        errors = {NAMES[name]: value for name, value in scores.errors.items()}
+        classes = {f"ap/{name}": value for name, value in scores.class_aps.items()}
+        return {"nds": scores.nds, "map": scores.mean_ap, **errors, **classes}
+
+    def tables(self) -> dict[str, Any]:
+        """The table of classes, and the devkit's own summary under "summary"."""
+        if not self._truth:
+            return {}
+        scores = self.scores()
+        rows = [
+            [name, scores.class_aps[name], *(each[error] for error in ERRORS)]
+            for name, each in scores.class_errors.items()
+        ]
+        return {
+            "per_class": {"columns": ["class", "AP", *(NAMES[error] for error in ERRORS)], "rows": rows},
+            "metrics_summary": scores.summary(self.spec.rules),
+        }
+
+
+def goodness(predictions: Mapping[str, Any], batch: FusionBatch) -> Tensor:
+    """Mean over a picture's annotated boxes of exp(-d / 2 m), d to the nearest sure box of its class: (B,), 1 if none."""
+    targets, calib = batch.targets, batch.calib
+    from visloom.tasks.fusion3d.decode import cell_of, unproject
+
+    width = targets.heat.shape[3]
+    pixel = (cell_of(targets.index, width) + targets.center) * (batch.image.shape[2] / width)
+    true = unproject(pixel, targets.depth[..., 0], calib)  # (B, M, 3)
+    away = torch.cdist(true, predictions["center"])  # (B, M, K)
+    fits = (targets.label[..., None] == predictions["label"][:, None]) & (predictions["score"][:, None] > 0.1)
+    near = torch.where(fits, away, float("inf")).min(2).values  # (B, M)
+    good = (-near / 2).exp() * targets.valid
+    count = targets.valid.sum(1)
+    return torch.where(count > 0, good.sum(1) / count.clamp_min(1), 1.0)

@@ -1,0 +1,192 @@
+"""Fusion3d: 3D boxes with velocities and attributes from single pictures and radar, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from visloom.data.nuscenes.names import ATTRIBUTES, CLASSES, GROUPS
+from visloom.errors import ConfigError, DataError
+from visloom.palette import palette
+from visloom.tasks.classify.nets import Normalise
+from visloom.tasks.fusion3d.batch import FusionBatch
+from visloom.tasks.fusion3d.compat import Compat
+from visloom.tasks.fusion3d.nds import Rules
+from visloom.tasks.fusion3d.nets import DlaNet, TrunkSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from visloom.metrics import Metric
+    from visloom.sample import Sample
+    from visloom.tasks.fusion3d.module import FusionModule
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion3d:
+    """3D detection from one camera and radar at a time (CenterFusion), or from the camera alone (CenterNet).
+
+    net: the trunk.  hidden: channels inside a head.
+    classes, attributes: names.  groups: class -> beginning of the names of the attributes that it can have.
+    radar: use it; off, all heads are primary.  velocity: predict it.
+    max_depth: metres beyond which radar is left out; radar features are divided by it.  speed: and their velocities by it.
+    pillar: height, width and length of a radar pillar, metres.  expand: by how much the window of depths in which radar
+    belongs to a box is wider than the box.  middle: share of a box that gets its radar features.
+    detections: boxes per picture.  merge: where two cameras see one thing, keep the surer box.
+    weights: factors of losses by head.  slots: annotated boxes per picture at most.  prior: of the heat maps' bias.
+    flip_test: average with the mirrored picture in evaluation and prediction.
+    rules: how an evaluation judges.  shown: least score of a drawn box.
+    compat: the original's defects, one by one.
+    """
+
+    net: TrunkSpec = field(default_factory=DlaNet)
+    hidden: int = 256
+    classes: tuple[str, ...] = CLASSES
+    attributes: tuple[str, ...] = ATTRIBUTES
+    groups: Mapping[str, str] = field(default_factory=lambda: dict(GROUPS))
+    radar: bool = True
+    velocity: bool = True
+    max_depth: float = 60.0
+    speed: float = 1.0
+    pillar: tuple[float, float, float] = (1.5, 0.2, 0.2)
+    expand: float = 0.0
+    middle: float = 0.3
+    detections: int = 100
+    merge: bool = True
+    weights: Mapping[str, float] = field(default_factory=lambda: {"size": 0.1})
+    slots: int = 128
+    prior: float = -4.6
+    normalise: Normalise | Literal["net"] = "net"
+    flip_test: bool = False
+    rules: Rules = field(default_factory=Rules)
+    shown: float = 0.3
+    colours: tuple[Colour, ...] = ()
+    compat: Compat = field(default_factory=Compat)
+
+    stride = 4
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes must be different names, got {self.classes}")
+        if self.colours and len(self.colours) != len(self.classes):
+            raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
+        if self.hidden < 1 or self.detections < 1 or self.slots < 1:
+            raise ValueError("hidden, detections and slots are at least 1")
+        if self.max_depth <= 0 or self.speed <= 0 or self.expand < 0 or not 0 < self.middle <= 1:
+            raise ValueError("max_depth and speed are positive, expand is not negative, middle lies in (0, 1]")
+        known = {name for head in self.outputs() for name in head}
+        unknown = sorted(set(self.weights) - known - {f"{name}/secondary" for name in known})
+        if unknown:
+            raise ValueError(f"weights for {', '.join(unknown)}, but the heads are {', '.join(sorted(known))}")
+
+    # ---- shapes
+
+    def outputs(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Channels of the primary and of the secondary heads."""
+        first = {"heat": len(self.classes), "offset": 2, "size": 2, "depth": 1, "rotation": 8, "dims": 3, "center": 2}
+        more = {"attribute": len(self.attributes)} if self.attributes else {}
+        if self.velocity:
+            more["velocity"] = 3
+        if not self.radar:
+            return {**first, **more}, {}
+        return first, {"depth": 1, "rotation": 8, **more}
+
+    def allowed(self) -> list[list[bool]]:
+        """Which attributes each class can have: C rows of A."""
+        return [
+            [bool(start := self.groups.get(name, "")) and attribute.startswith(start) for attribute in self.attributes]
+            for name in self.classes
+        ]
+
+    @property
+    def radar_scale(self) -> tuple[float, float, float]:
+        """What depth and velocities of radar features are divided by."""
+        return self.max_depth, self.speed, self.speed
+
+    @property
+    def palette(self) -> tuple[Colour, ...]:
+        """One RGB colour (0-255) per class."""
+        return self.colours or palette(len(self.classes))
+
+    def normalisation(self) -> Normalise:
+        """Return the normalisation in force."""
+        return self.normalise if isinstance(self.normalise, Normalise) else self.net.normalisation()
+
+    # ---- what the engine asks
+
+    def build(self) -> FusionModule:
+        """Make the module, its weights drawn from torch's generator. Raises ConfigError if it cannot be built."""
+        from visloom.tasks.fusion3d.module import FusionModule
+
+        if not self.classes:
+            raise ConfigError("the task has no classes yet: set task.classes", path="task.classes")
+        return FusionModule(self.net.trunk(), self)
+
+    def collate(self, samples: Sequence[Sample], key: int | None) -> FusionBatch:
+        """Stack pictures, paint radar, make targets and associate them.
+
+        Raises:
+            DataError: names the sample that does not fit.
+        """
+        from visloom.tasks.fusion3d.collate import collate
+
+        check_samples(samples)
+        return collate(self, samples, truth=key is None)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Fresh metrics: NDS, mAP and the five errors."""
+        from visloom.tasks.fusion3d.metric import Nds
+
+        return {"nds": Nds(self)}
+
+    def goodness(self, predictions: Any, batch: FusionBatch) -> Tensor:
+        """How well the best boxes of a picture lie: the mean, over its annotated boxes, of exp(-distance / 2 m): (B,)."""
+        from visloom.tasks.fusion3d.metric import goodness
+
+        return goodness(predictions, batch)
+
+    def draw(self, image: Any, prediction: Any, truth: Any = None) -> Image:
+        """Draw 3D boxes into the picture, beside them the same from above with radar and velocities; see `draw.py`."""
+        from visloom.tasks.fusion3d.draw import draw
+
+        return draw(self, np.asarray(image), prediction, truth)
+
+    # ---- what using a trained run asks
+
+    def bare(self) -> Fusion3d:
+        """Return this task without pretrained weights: those of a checkpoint follow."""
+        return replace(self, net=replace(self.net, pretrained=False)) if hasattr(self.net, "pretrained") else self  # type: ignore[type-var]
+
+    def with_tta(self, views: str) -> Fusion3d:
+        """Return this task with the views of `predict --tta`: none or flip. Raises ConfigError."""
+        if views not in ("none", "flip"):
+            raise ConfigError(f"3D detection averages the views none or flip, got {views!r}", path="task.flip_test")
+        return replace(self, flip_test=views == "flip")
+
+    def seen(self, batch: FusionBatch) -> Any:
+        """The pictures of a batch as the network sees them, radar depth in colour on top: (B, H, W, 3) uint8."""
+        from visloom.tasks.fusion3d.draw import overlaid
+
+        return overlaid(batch, self.max_depth)
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Raise DataError where a picture or its calibration cannot be used, or sizes differ."""
+    first = samples[0].image
+    for sample in samples:
+        if sample.image is None or first is None or sample.calib is None or "lens" not in sample.extra:
+            raise DataError(f"sample {sample.id!r} is no scene sample: it has no picture, calibration or radar")
+        if sample.image.shape != first.shape or sample.image.shape[2] != 3:
+            raise DataError(
+                f"a batch needs RGB pictures of one size; {samples[0].id!r} is {first.shape} and "
+                f"{sample.id!r} is {sample.image.shape}: put Frame(size=...) among the stream's transforms"
+            )
+        height, width = first.shape[:2]
+        if height % 32 or width % 32:
+            raise DataError(f"sample {sample.id!r}: height and width must be multiples of 32, got {height}x{width}")

@@ -1,0 +1,167 @@
+"""Targets: what the heads should say about one scene sample, as slots and Gaussian maps.
+
+Zhou et al. 2019, "Objects as Points"; the Gaussian radius is CornerNet's (Law and Deng 2018) as the originals compute it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visloom.data.space import project, wrap
+from visloom.tasks.fusion3d.compat import Compat
+
+if TYPE_CHECKING:
+    from visloom.sample import Sample
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What shapes the targets: the maps' (height, width), input pixels per cell, counts of classes, attributes, slots.
+
+    groups: for each attribute, which attributes exclude each other with it: (A, A) bool as rows.
+    expand: share by which the window of depths in which radar belongs to a box is widened.
+    """
+
+    size: tuple[int, int]
+    stride: int
+    classes: int
+    groups: tuple[tuple[bool, ...], ...]
+    slots: int
+    expand: float
+    compat: Compat
+
+
+def targets(sample: Sample, layout: Layout) -> dict[str, Array]:
+    """The targets of one sample, by the names of `Targets`, without a batch axis."""
+    height, width = layout.size
+    slots, attributes = layout.slots, len(layout.groups)
+    made: dict[str, Array] = {
+        "heat": np.zeros((layout.classes, height, width), np.float32),
+        "index": np.zeros(slots, np.int64),
+        "label": np.zeros(slots, np.int64),
+        "valid": np.zeros(slots, bool),
+        "box": np.zeros((slots, 4), np.float32),
+        "offset": np.zeros((slots, 2), np.float32),
+        "size": np.zeros((slots, 2), np.float32),
+        "depth": np.zeros((slots, 1), np.float32),
+        "dims": np.zeros((slots, 3), np.float32),
+        "center": np.zeros((slots, 2), np.float32),
+        "bin": np.zeros((slots, 2), np.int64),
+        "residue": np.zeros((slots, 2), np.float32),
+        "attribute": np.zeros((slots, attributes), np.float32),
+        "attribute_known": np.zeros((slots, attributes), np.float32),
+        "velocity": np.zeros((slots, 3), np.float32),
+        "velocity_known": np.zeros(slots, bool),
+        "reach": np.zeros(slots, np.float32),
+    }
+    if sample.boxes is None or not len(sample.boxes):
+        return made
+    extra = sample.extra
+    boxes = sample.boxes.astype(np.float64) / layout.stride  # (N, 4)
+    if layout.compat.pixels:
+        boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2)
+    assert sample.labels is not None and sample.calib is not None
+    known = (boxes[:, 2:] > boxes[:, :2]).all(1) & (sample.labels >= 0) & (sample.labels < layout.classes)
+    rows = np.flatnonzero(known)[:slots]
+    count = len(rows)
+    if not count:
+        return made
+    boxes, labels = boxes[rows].astype(np.float32), sample.labels[rows]
+    centre, dims, yaw = extra["box_center"][rows], extra["box_dims"][rows], extra["box_yaw"][rows]
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2  # (N, 2)
+    cell = np.minimum(middle.astype(np.int64), (width - 1, height - 1))
+    size = boxes[:, 2:] - boxes[:, :2]
+    for (x, y), (wide, high), label in zip(cell.tolist(), size.tolist(), labels.tolist(), strict=True):
+        radius = max(0, int(gaussian_radius(math.ceil(high), math.ceil(wide))))
+        draw_gaussian(made["heat"][label], x, y, radius)
+    seen = project(sample.calib, centre)[:, :2] / layout.stride
+    alpha = _alpha(extra, rows, centre, yaw, layout.compat)
+    velocity = extra["box_velocity"][rows]
+    attribute = extra["box_attribute"][rows]
+    values = {
+        "index": cell[:, 1] * width + cell[:, 0],
+        "label": labels,
+        "valid": True,
+        "box": boxes,
+        "offset": middle - cell,
+        "size": size,
+        "depth": centre[:, 2:],
+        "dims": dims,
+        "center": seen - cell,
+        "velocity_known": np.isfinite(velocity).all(1),
+        "velocity": np.nan_to_num(velocity, nan=0.0),
+        "reach": _reach(sample, middle, dims, yaw, alpha, layout),
+    }
+    for name, value in values.items():
+        made[name][:count] = value
+    made["bin"][:count], made["residue"][:count] = bins(alpha)
+    groups = np.array(layout.groups, bool).reshape(attributes, attributes)
+    for slot in np.flatnonzero(attribute >= 0).tolist() if attributes else ():
+        made["attribute"][slot, attribute[slot]] = 1
+        made["attribute_known"][slot] = groups[attribute[slot]]
+    return made
+
+
+def _alpha(extra: dict[str, Any], rows: Array, centre: Array, yaw: Array, compat: Compat) -> Array:
+    """Observation angles: the heading against the ray to the middle of the 3D box."""
+    if compat.clipped_alpha:
+        return np.asarray(extra["box_alpha"][rows])
+    return wrap(yaw - np.arctan2(centre[:, 0], centre[:, 2]))
+
+
+def _reach(
+    sample: Sample, middle: Array, dims: Array, yaw: Array, alpha: Array, layout: Layout
+) -> NDArray[np.float32]:
+    """Half width of the window of depths of each box: (N,)."""
+    compat = layout.compat
+    if compat.window_units:
+        lens = sample.extra["lens"].astype(np.float32)
+        yaw = alpha + np.arctan2(middle[:, 0] - lens[0, 2], lens[0, 0])
+    half = (dims[:, 2] * np.abs(np.sin(yaw)) + dims[:, 1] * np.abs(np.cos(yaw))) / 2
+    return np.asarray(half * (1.5 if compat.window else 1.0) * (1 + layout.expand), np.float32)
+
+
+def bins(alpha: Array) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Which of two overlapping bins hold angles, (N, 2), and the angles from their middles -pi/2 and pi/2, (N, 2)."""
+    right = (alpha < np.pi / 6) | (alpha > 5 * np.pi / 6)
+    left = (alpha > -np.pi / 6) | (alpha < -5 * np.pi / 6)
+    used = np.stack([right, left], 1).astype(np.int64)
+    residue = np.stack([alpha + np.pi / 2, alpha - np.pi / 2], 1) * used
+    return used, residue.astype(np.float32)
+
+
+def gaussian_radius(height: float, width: float, overlap: float = 0.7) -> float:
+    """How far a corner may move so that the box still overlaps itself by this much, as the originals compute it.
+
+    They divide by 2 where the quadratic formula divides by 2 a: smaller, and what all weights were trained with.
+    """
+    both, area = height + width, height * width
+    c1 = area * (1 - overlap) / (1 + overlap)
+    first = (both + math.sqrt(both**2 - 4 * c1)) / 2
+    second = (2 * both + math.sqrt(4 * both**2 - 16 * (1 - overlap) * area)) / 2
+    b3 = -2 * overlap * both
+    third = (b3 + math.sqrt(b3**2 - 16 * overlap * (overlap - 1) * area)) / 2
+    return min(first, second, third)
+
+
+def draw_gaussian(heat: Array, x: int, y: int, radius: int) -> None:
+    """Raise a (H, W) map to a Gaussian around a cell: deviation a sixth of 2 radius + 1, cut off at the radius."""
+    height, width = heat.shape
+    ramp = np.arange(-radius, radius + 1)
+    sigma = (2 * radius + 1) / 6
+    gaussian = np.exp(-(ramp[:, None] ** 2 + ramp**2) / (2 * sigma * sigma))
+    gaussian[gaussian < np.finfo(gaussian.dtype).eps * gaussian.max()] = 0
+    left, right = min(x, radius), min(width - x, radius + 1)
+    top, bottom = min(y, radius), min(height - y, radius + 1)
+    if left + right <= 0 or top + bottom <= 0:
+        return
+    part = heat[y - top : y + bottom, x - left : x + right]
+    np.maximum(part, gaussian[radius - top : radius + bottom, radius - left : radius + right], out=part,
+               casting="same_kind")  # fmt: skip
