@@ -45,13 +45,17 @@ def heads_of(targets: Targets, spec: Fusion3d) -> dict[str, torch.Tensor]:
     maps = {n: torch.zeros(batch, c, height * width) for head in spec.outputs() for n, c in head.items()}
     maps["heat"] = torch.zeros(batch, len(spec.classes), height * width)
     for b in range(batch):
-        for k in torch.flatnonzero(targets.valid[b]).tolist():
+        for k in targets.valid[b].nonzero()[:, 0].tolist():
             at = targets.index[b, k]
             maps["heat"][b, targets.label[b, k], at] = 0.999
             for name in ("offset", "size", "depth", "dims", "center", "velocity", "attribute"):
                 maps[name][b, :, at] = getattr(targets, name)[b, k]
             used, residue = targets.bin[b, k].float(), targets.residue[b, k]
             maps["rotation"][b, :, at] = torch.stack(
-                [v for i in (0, 1) for v in (-used[i], used[i] * (1 + (i == 0)), residue[i].sin(), residue[i].cos())]
+                [
+                    v
+                    for i in (0, 1)
+                    for v in (-used[i], used[i] * (1 + (i == 0)), residue[i].sin(), residue[i].cos())
+                ]
             )
     return {name: values.view(batch, -1, height, width) for name, values in maps.items()}

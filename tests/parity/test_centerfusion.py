@@ -173,9 +173,6 @@ def test_the_network_with_imported_weights_says_and_costs_the_same(shared):
             mine = secondary[name.partition("/")[0]] if name not in primary else primary[name]
             theirs = torch.tensor(arrays[f"heads/{there}"][i])
             assert (mine[0] - theirs).abs().max() < 1e-4 * theirs.abs().max()
-        found = losses(primary, secondary, batch.targets, ORIGINAL.weights, lambda count: count + 1e-4)
-        totals = [each.item() for each in found.values()] if i == 0 else totals  # noqa: F821
-        assert all(np.isfinite(each.item()) for each in found.values())
     both = _targets(lambda name: torch.tensor(arrays[f"batch/{name}"]))
     heads = {n: torch.tensor(arrays[f"heads/{o}"]) for n, o in HEADS.items()}
     first = {n: h for n, h in heads.items() if "/" not in n and n not in ("attribute", "velocity")}
@@ -195,7 +192,9 @@ def test_items_of_a_real_root(shared, tmp_path, name):
     source = NuScenes(root=str(tiny_root(shared, tmp_path)), scenes=split, sweeps=3)
     sample = in_order(source)[number]
     draws = np.random.RandomState(5)
-    moved = [np.clip(0.1 * draws.randn(), -0.2, 0.2) for _ in range(2)] if split == "mini_train" else [0.0, 0.0]
+    moved = (
+        [np.clip(0.1 * draws.randn(), -0.2, 0.2) for _ in range(2)] if split == "mini_train" else [0.0, 0.0]
+    )
     if name == "a_flip":
         sample = FlipScene(original=True).mirrored(sample)
     batch = collate(ORIGINAL, [Frame(original=True).placed(sample, moved)], truth=False)
@@ -253,7 +252,9 @@ def test_nds_of_the_originals_submission(shared, tmp_path):
             if rest:
                 results.setdefault(token, {}).setdefault(int(number), {})[rest[0]] = value
     file = tmp_path / "results.json"
-    file.write_text(json.dumps({"results": {t: [rows[i] for i in sorted(rows)] for t, rows in results.items()}}))
+    file.write_text(
+        json.dumps({"results": {t: [rows[i] for i in sorted(rows)] for t, rows in results.items()}})
+    )
     source = NuScenes(root=str(tiny_root(shared, tmp_path)), scenes="mini_val")
     truths = {s.extra["token"]: s.extra["truth"] for s in in_order(source)}
     boxes = read_submission(file, list(truths), CLASSES, ORIGINAL.attributes)

@@ -1,4 +1,5 @@
-"""Scene samples: one picture of one camera with its calibration, radar returns and boxes in space; and their transforms.
+"""Scene samples: one picture of one camera with its calibration, radar returns and boxes in space; and their
+transforms.
 
 A scene sample is a `Sample` with `image`, `boxes` and `labels` (clipped 2D boxes in the picture), `calib` (3, 4) from
 metres in the camera's frame (`visloom/data/space.py`) to pixels, which follows every transform, and in `extra`:
@@ -34,7 +35,9 @@ MIRROR_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
 """Turns left and right of the camera's frame round."""
 
 
-def seen_boxes(calib: Array, size: tuple[int, int], middles: Array, dims: Array, yaw: Array) -> tuple[Array, Array]:
+def seen_boxes(
+    calib: Array, size: tuple[int, int], middles: Array, dims: Array, yaw: Array
+) -> tuple[Array, Array]:
     """Frame the corners of boxes in a picture of a (height, width): clipped boxes (N, 4), and which can be seen (N,).
 
     A box can be seen if all its corners lie at least 0.1 m before the camera and one of them, more than 1 m away, falls
@@ -49,14 +52,16 @@ def seen_boxes(calib: Array, size: tuple[int, int], middles: Array, dims: Array,
     low, high = pixels[..., :2].min(1), pixels[..., :2].max(1)
     framed = np.concatenate([np.maximum(low, 0), np.minimum(high, (width, height))], 1)
     shown = inside.any(1) & (far > 0.1).all(1) & (framed[:, 2:] > framed[:, :2]).all(1)
-    return framed, shown
+    return framed, np.asarray(shown)
 
 
 def uncovered(boxes: Array, depth: Array, dims: Array) -> NDArray[np.bool_]:
     """Which boxes are not hidden: none that is wholly nearer frames them completely: (N,) bool."""
     nearest, farthest = depth - dims.min(1) / 2, depth + dims.max(1) / 2
     before = nearest[:, None] > farthest[None]  # [i, j]: j lies before i
-    around = (boxes[:, None, :2] > boxes[None, :, :2]).all(-1) & (boxes[:, None, 2:] < boxes[None, :, 2:]).all(-1)
+    around = (boxes[:, None, :2] > boxes[None, :, :2]).all(-1) & (
+        boxes[:, None, 2:] < boxes[None, :, 2:]
+    ).all(-1)
     return np.asarray(~(before & around).any(1))
 
 
@@ -100,7 +105,10 @@ class Frame:
         sample = sample.resolve()
         assert sample.image is not None
         image = cv2.warpAffine(
-            np.ascontiguousarray(sample.image), matrix[:2], (self.size[1], self.size[0]), flags=cv2.INTER_LINEAR
+            np.ascontiguousarray(sample.image),
+            matrix[:2],
+            (self.size[1], self.size[0]),
+            flags=cv2.INTER_LINEAR,
         )
         return _with_pixels(sample, matrix, image)
 

@@ -35,21 +35,22 @@ class WorldBoxes:
     def __len__(self) -> int:
         return len(self.label)
 
-    def pick(self, which: Array) -> Self:
+    def pick(self, which: Array | slice) -> Self:
         """Some of the boxes, by a mask or by numbers."""
         return type(self)(*(getattr(self, f.name)[which] for f in fields(self)))
 
     @classmethod
     def join(cls, parts: list[Self]) -> Self:
         """All boxes of several, in order."""
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        return cls(**joined)
 
     @classmethod
     def none(cls) -> Self:
         """No box."""
         empty = np.zeros(0, np.int64)
         flat = [np.zeros((0, n)) for n in (3, 3, 4, 2)]
-        return cls(empty, *flat, empty, np.zeros(0), empty)
+        return cls(empty, flat[0], flat[1], flat[2], flat[3], empty, np.zeros(0), empty)
 
 
 @dataclass(frozen=True, eq=False)

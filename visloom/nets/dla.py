@@ -47,7 +47,7 @@ class _Root(nn.Module):
         self.conv, self.bn = _conv(inputs, outputs, 1), nn.BatchNorm2d(outputs)
 
     def forward(self, leaves: Sequence[Tensor]) -> Tensor:
-        return torch.relu(self.bn(self.conv(torch.cat(leaves, 1))))
+        return torch.relu(self.bn(self.conv(torch.cat(tuple(leaves), 1))))
 
 
 class _Tree(nn.Module):
@@ -149,7 +149,7 @@ class _Deform(nn.Module):
             moved = deform_conv2d(
                 x.float(), offset, self.weight.float(), self.bias.float(), padding=1, mask=mask
             )
-        return moved.to(x.dtype)
+        return cast(Tensor, moved.to(x.dtype))
 
 
 class _DeformNode(nn.Module):
@@ -181,9 +181,7 @@ def _node(kind: Node, inputs: int, outputs: int) -> nn.Module:
 
 def _upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
     """Depthwise transposed convolution that starts as bilinear interpolation."""
-    up = nn.ConvTranspose2d(
-        channels, channels, 2 * factor, factor, factor // 2, groups=channels, bias=False
-    )
+    up = nn.ConvTranspose2d(channels, channels, 2 * factor, factor, factor // 2, groups=channels, bias=False)
     ramp = 1 - (torch.arange(2 * factor) / factor - (2 * factor - 1) / (2 * factor)).abs()
     up.weight.data.copy_((ramp[:, None] * ramp).expand_as(up.weight))
     return up

@@ -1,6 +1,7 @@
 """Radar files of nuScenes: `.pcd` version 0.7 in binary form, 43 bytes a return.
 
-The header says which fields there are, how large, and how many returns; all of it is checked against the file before any
+The header says which fields there are, how large, and how many returns; all of it is checked against the
+file before any
 number is believed.
 """
 
@@ -37,7 +38,9 @@ def read_pcd(file: Path) -> NDArray[Any]:
     kind = _dtype(file, header)
     width, height, points = (_number(file, header, name) for name in ("WIDTH", "HEIGHT", "POINTS"))
     if height != 1 or width != points:
-        raise DataError(f"{file}: WIDTH {width}, HEIGHT {height} and POINTS {points} do not fit: one row of points is read")
+        raise DataError(
+            f"{file}: WIDTH {width}, HEIGHT {height} and POINTS {points} do not fit: one row of points is read"
+        )
     if len(raw) - start < points * kind.itemsize:
         raise DataError(
             f"{file}: the radar file is truncated: {points} returns of {kind.itemsize} bytes need "
@@ -56,13 +59,17 @@ def _header(file: Path, raw: bytes) -> tuple[dict[str, list[str]], int]:
     while "DATA" not in header:
         end = raw.find(b"\n", at, at + 4096)
         if end < 0:
-            raise DataError(f"{file}: the header of the radar file ends without a DATA line: it is cut off, or no pcd file")
+            raise DataError(
+                f"{file}: the header of the radar file ends without a DATA line: it is cut off, or no pcd file"
+            )
         words = raw[at:end].decode("ascii", "replace").split()
         at = end + 1
         if not words or words[0].startswith("#"):
             continue
         if words[0] not in _HEADER:
-            raise DataError(f"{file}: the header of the radar file has a line {words[0][:20]!r}; expected {', '.join(_HEADER)}")
+            raise DataError(
+                f"{file}: the header of the radar file has a line {words[0][:20]!r}; expected {', '.join(_HEADER)}"
+            )
         header[words[0]] = words[1:]
     missing = [name for name in _HEADER if name not in header]
     if missing:
@@ -75,10 +82,14 @@ def _header(file: Path, raw: bytes) -> tuple[dict[str, list[str]], int]:
 def _dtype(file: Path, header: dict[str, list[str]]) -> np.dtype[Any]:
     names, sizes, types, counts = (header[name] for name in ("FIELDS", "SIZE", "TYPE", "COUNT"))
     if not len(names) == len(sizes) == len(types) == len(counts):
-        raise DataError(f"{file}: FIELDS, SIZE, TYPE and COUNT have {len(names)}, {len(sizes)}, {len(types)}, {len(counts)} words")
+        raise DataError(
+            f"{file}: FIELDS, SIZE, TYPE and COUNT have {len(names)}, {len(sizes)}, {len(types)}, {len(counts)} words"
+        )
     lacking = [name for name in _NEEDED if name not in names]
     if lacking:
-        raise DataError(f"{file}: the radar file has no field {', '.join(lacking)}; it has {', '.join(names)}")
+        raise DataError(
+            f"{file}: the radar file has no field {', '.join(lacking)}; it has {', '.join(names)}"
+        )
     try:
         if set(counts) != {"1"}:
             raise ValueError(f"COUNT {' '.join(counts)}")
@@ -93,7 +104,9 @@ def _number(file: Path, header: dict[str, list[str]], name: str) -> int:
     except (IndexError, ValueError):
         value = -1
     if value < 0:
-        raise DataError(f"{file}: {name} of the radar file is {' '.join(header[name]) or 'empty'}, expected a number")
+        raise DataError(
+            f"{file}: {name} of the radar file is {' '.join(header[name]) or 'empty'}, expected a number"
+        )
     return value
 
 
@@ -133,4 +146,31 @@ def write_pcd(file: Path, returns: NDArray[Any]) -> None:
     file.write_bytes("\n".join(lines).encode("ascii") + returns.astype(DTYPE).tobytes() + b"\n")
 
 
-DTYPE = np.dtype(list(zip(FIELDS, "<f4 <f4 <f4 i1 <i2 <f4 <f4 <f4 <f4 <f4 i1 i1 i1 i1 i1 i1 i1 i1".split(), strict=True)))
+DTYPE = np.dtype(
+    list(
+        zip(
+            FIELDS,
+            [
+                "<f4",
+                "<f4",
+                "<f4",
+                "i1",
+                "<i2",
+                "<f4",
+                "<f4",
+                "<f4",
+                "<f4",
+                "<f4",
+                "i1",
+                "i1",
+                "i1",
+                "i1",
+                "i1",
+                "i1",
+                "i1",
+                "i1",
+            ],
+            strict=True,
+        )
+    )
+)

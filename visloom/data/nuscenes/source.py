@@ -37,7 +37,9 @@ class _Opened:
     def scene(self, number: int) -> dict[str, Array]:
         """The arrays of a scene."""
         if number not in self._scenes:
-            with np.load(self.index.folder / f"{self.index.scenes[number]}.npz", allow_pickle=False) as stored:
+            with np.load(
+                self.index.folder / f"{self.index.scenes[number]}.npz", allow_pickle=False
+            ) as stored:
                 self._scenes[number] = dict(stored)
             if len(self._scenes) > _HELD:
                 self._scenes.popitem(last=False)
@@ -111,7 +113,9 @@ class NuScenes(Source):
         notes = self.opened().index.notes
         if not notes:
             return []
-        return [f"nuScenes {self.scenes}: {len(notes)} files are missing and left out: {'; '.join(notes[:5])}"]
+        return [
+            f"nuScenes {self.scenes}: {len(notes)} files are missing and left out: {'; '.join(notes[:5])}"
+        ]
 
     def fetch(self, index: int) -> Sample:
         opened: _Opened = self.opened()
@@ -146,10 +150,14 @@ class NuScenes(Source):
     def _radar(
         self, root: Path, scene: dict[str, Array], moment: int, camera: str, pose: Array
     ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        """Returns of the radars beside a camera: (R, 7) x y z, velocity right and ahead, cross-section in dB, age in s."""
+        """Returns of the radars beside a camera: (R, 7) x y z, velocity right and ahead, cross-section in
+        dB, age in s.
+        """
         back, parts, notes = inverse(pose), [], []
         for channel in RADARS[camera]:
-            which = (scene["sweep_moment"] == moment) & (scene["sweep_radar"] == RADAR_CHANNELS.index(channel))
+            which = (scene["sweep_moment"] == moment) & (
+                scene["sweep_radar"] == RADAR_CHANNELS.index(channel)
+            )
             which &= scene["sweep_back"] < self.sweeps
             for at in np.flatnonzero(which).tolist():
                 try:
@@ -159,17 +167,25 @@ class NuScenes(Source):
                         raise
                     notes.append(str(error))
                     continue
-                parts.append(radar_rows(returns[usable(returns)], back @ scene["sweep_pose"][at], scene["sweep_age"][at]))
+                parts.append(
+                    radar_rows(
+                        returns[usable(returns)], back @ scene["sweep_pose"][at], scene["sweep_age"][at]
+                    )
+                )
         joined = np.concatenate(parts) if parts else np.zeros((0, 7), np.float32)
         return joined, tuple(notes)
 
     def __repr__(self) -> str:
         known = f"{len(self):,} pictures, " if "_opened" in self.__dict__ else ""
-        return f"NuScenes({self.scenes}: {known}{len(self.cameras)} cameras, {self.sweeps} sweeps of 5 radars)"
+        return (
+            f"NuScenes({self.scenes}: {known}{len(self.cameras)} cameras, {self.sweeps} sweeps of 5 radars)"
+        )
 
 
 def radar_rows(returns: Array, matrix: Array, age: float) -> NDArray[np.float32]:
-    """Returns in a camera's frame: (N, 7) x y z, velocity right and ahead (m/s, the car's own taken off), rcs, age in s."""
+    """Returns in a camera's frame: (N, 7) x y z, velocity right and ahead (m/s, the car's own taken off),
+    rcs, age in s.
+    """
     points = np.stack([returns[name] for name in ("x", "y", "z")], 1).astype(np.float64)
     speed = np.stack([returns["vx_comp"], returns["vy_comp"], np.zeros(len(returns))], 1).astype(np.float64)
     turned = speed @ matrix[:3, :3].T

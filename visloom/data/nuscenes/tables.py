@@ -1,7 +1,9 @@
 """Tables of nuScenes: thirteen JSON files become one small file per scene, once.
 
-The tables of the whole set are gigabytes of JSON, so they are read once, by `convert`, and what a picture needs is cached
-scene by scene: a stopped conversion goes on where it was, a few kilobytes a moment. Radar returns are not in it: they are
+The tables of the whole set are gigabytes of JSON, so they are read once, by `convert`, and what a picture
+needs is cached
+scene by scene: a stopped conversion goes on where it was, a few kilobytes a moment. Radar returns are not in
+it: they are
 read from their `.pcd` files when a picture is.
 """
 
@@ -112,7 +114,13 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
 
 
 def convert(
-    root: Path, version: str, split: str, cache: Path, *, missing: str = "skip", say: Callable[[str], None] = lambda _: None
+    root: Path,
+    version: str,
+    split: str,
+    cache: Path,
+    *,
+    missing: str = "skip",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Index:
     """Cache the scenes of a split that are not cached yet.
 
@@ -139,8 +147,8 @@ def convert(
     notes = [note for head in heads for note in head["notes"]]
     if notes and missing == "error":
         raise DataError(
-            f"{root}: {len(notes)} files of split {split!r} are missing, {'; '.join(notes[:3])}; set missing to skip to go "
-            "on without them"
+            f"{root}: {len(notes)} files of split {split!r} are missing, {'; '.join(notes[:3])}; set "
+            "missing to skip to go on without them"
         )
     if not any(head["pictures"] for head in heads):
         raise DataError(f"{root}: none of the pictures of split {split!r} is on disk, {'; '.join(notes[:3])}")
@@ -163,9 +171,9 @@ def _stamp(root: Path, version: str) -> str:
 def _write_scene(place: Path, name: str, scene: _Scene) -> None:
     """Write a scene's arrays, then its head: a scene with a head is whole."""
     part = place / f".{name}.tmp-{os.getpid()}.npz"
-    np.savez_compressed(part, **scene.arrays)
+    np.savez_compressed(part, allow_pickle=False, **scene.arrays)
     os.replace(part, place / f"{name}.npz")
-    write_json(place / f"{name}.json", {"pictures": int(len(scene.arrays["camera"])), "notes": list(scene.notes)})
+    write_json(place / f"{name}.json", {"pictures": len(scene.arrays["camera"]), "notes": list(scene.notes)})
 
 
 @dataclass
@@ -250,7 +258,13 @@ class _Tables:
         return _Scene(arrays, notes)
 
     def _picture(
-        self, number: int, at: int, row: dict[str, Any] | None, what: str, pictures: dict[str, list[Any]], notes: list[str]
+        self,
+        number: int,
+        at: int,
+        row: dict[str, Any] | None,
+        what: str,
+        pictures: dict[str, list[Any]],
+        notes: list[str],
     ) -> None:
         if row is None:
             notes.append(f"{what}: no picture in the tables")
@@ -266,7 +280,13 @@ class _Tables:
         pictures["pose"].append(self._to_world(row))
 
     def _sweeps(
-        self, number: int, at: int, row: dict[str, Any] | None, what: str, sweeps: dict[str, list[Any]], notes: list[str]
+        self,
+        number: int,
+        at: int,
+        row: dict[str, Any] | None,
+        what: str,
+        sweeps: dict[str, list[Any]],
+        notes: list[str],
     ) -> None:
         """The keyframe of a radar and those before it, back to the beginning of the scene."""
         if row is None:
@@ -294,8 +314,12 @@ class _Tables:
 
         sensor, car = self.calibrated[row["calibrated_sensor_token"]], self.pose.get(row["ego_pose_token"])
         if car is None:
-            raise DataError(f"{self.folder}/ego_pose.json has no {row['ego_pose_token']}, which {row['filename']} names")
-        return transform(car["rotation"], car["translation"]) @ transform(sensor["rotation"], sensor["translation"])
+            raise DataError(
+                f"{self.folder}/ego_pose.json has no {row['ego_pose_token']}, which {row['filename']} names"
+            )
+        return transform(car["rotation"], car["translation"]) @ transform(
+            sensor["rotation"], sensor["translation"]
+        )
 
     def _origin(self, frames: dict[str, dict[str, Any]]) -> Sequence[float]:
         """Where the car stands: nuScenes measures distances from its pose at the lidar's time."""
@@ -317,11 +341,15 @@ class _Tables:
             boxes["size"].append(row["size"])
             boxes["rotation"].append(row["rotation"])
             boxes["velocity"].append(self._velocity(row))
-            boxes["attribute"].append(ATTRIBUTES.index(attributes[0]) if attributes and attributes[0] in ATTRIBUTES else -1)
+            boxes["attribute"].append(
+                ATTRIBUTES.index(attributes[0]) if attributes and attributes[0] in ATTRIBUTES else -1
+            )
             boxes["points"].append(row["num_lidar_pts"] + row["num_radar_pts"])
 
     def _velocity(self, row: dict[str, Any], most: float = 1.5) -> Array:
-        """From the annotations before and after, NaN if there is none or they are more than 1.5 s apart (3 s for both)."""
+        """From the annotations before and after, NaN if there is none or they are more than 1.5 s apart (3 s
+        for both).
+        """
         before, after = self.annotation.get(row["prev"]), self.annotation.get(row["next"])
         if before is None and after is None:
             return np.full(3, np.nan)
@@ -336,7 +364,9 @@ def _check_rotation(file: Path, token: str, row: dict[str, Any]) -> None:
     """Raise DataError where a calibration's rotation is none."""
     value = np.asarray(row.get("rotation", ()), np.float64)
     if value.shape != (4,) or not np.isfinite(value).all() or abs(float(np.linalg.norm(value)) - 1) > 1e-3:
-        raise DataError(f"{file}: the rotation of {token} is no unit quaternion w x y z: {row.get('rotation')}")
+        raise DataError(
+            f"{file}: the rotation of {token} is no unit quaternion w x y z: {row.get('rotation')}"
+        )
     intrinsic = np.asarray(row.get("camera_intrinsic") or np.eye(3), np.float64)
     if intrinsic.shape != (3, 3) or not np.isfinite(intrinsic).all() or abs(np.linalg.det(intrinsic)) < 1e-9:
         raise DataError(f"{file}: the camera_intrinsic of {token} is no invertible 3x3 matrix")

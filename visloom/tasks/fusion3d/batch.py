@@ -19,7 +19,7 @@ class Targets(NamedTuple):
     """
 
     heat: Tensor  # (B, C, H, W) float32: Gaussians around the cell of each box, 1 at the cell
-    index: Tensor  # (B, M) int64: flat cell
+    index: Tensor  # type: ignore[assignment]  # (B, M) int64: flat cell
     label: Tensor  # (B, M) int64
     valid: Tensor  # (B, M) bool
     box: Tensor  # (B, M, 4) float32: the clipped 2D box
@@ -47,7 +47,9 @@ class FusionBatch(Batch):
     """
 
     image: Tensor  # (B, H, W, 3) uint8, RGB
-    radar: Tensor  # (B, 3, h, w) float32: depth in metres, velocity right and ahead in m/s; zeros without radar
+    radar: (
+        Tensor  # (B, 3, h, w) float32: depth in metres, velocity right and ahead in m/s; zeros without radar
+    )
     found: Tensor  # (B, 3, h, w) float32: radar features associated with the annotated boxes
     calib: Tensor  # (B, 3, 4) float32: metres to input pixels
     lens: Tensor  # (B, 3, 4) float32: metres to pixels of the stored picture

@@ -102,7 +102,11 @@ def _radar(sample: Sample, spec: Fusion3d, layout: Layout) -> NDArray[np.float32
         stored = _points(np.linalg.inv(whole), at)
         keep = (stored > 1).all(1) & (stored < (width - 1, height - 1)).all(1)
         radar, at = radar[keep], at[keep]
-        calib = whole @ (np.linalg.inv(mirror(width=width - 1)) if sample.extra.get("mirrored") else np.eye(3)) @ lens
+        calib = (
+            whole
+            @ (np.linalg.inv(mirror(width=width - 1)) if sample.extra.get("mirrored") else np.eye(3))
+            @ lens
+        )
     return pillars(
         radar,
         calib,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from visloom.tasks.fusion3d.compat import Compat
-from visloom.tasks.fusion3d.losses import metric_depth, picked
+from visloom.tasks.fusion3d.losses import picked
 
 
 class Peaks(NamedTuple):
@@ -22,7 +22,7 @@ class Peaks(NamedTuple):
 
     score: Tensor
     label: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuple has a method of that name
 
 
 class Found(NamedTuple):
@@ -116,4 +116,5 @@ def unproject(pixel: Tensor, depth: Tensor, calib: Tensor) -> Tensor:
     matrix, moved = calib[:, None, :, :3], calib[:, None, :, 3]  # (B, 1, 3, 3), (B, 1, 3)
     scale = depth + calib[:, None, 2, 3]
     seen = torch.cat([pixel, torch.ones_like(pixel[..., :1])], -1) * scale[..., None] - moved
-    return torch.linalg.solve(matrix.expand(*depth.shape, 3, 3), seen)
+    found: Tensor = torch.linalg.solve(matrix.expand(*depth.shape, 3, 3), seen)
+    return found

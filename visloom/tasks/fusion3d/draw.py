@@ -51,7 +51,10 @@ def draw(spec: Fusion3d, image: Array, prediction: Mapping[str, Any], truth: Sam
     """
     from PIL import Image as Images
 
-    row = {name: np.asarray(prediction[name]) for name in ("score", "label", "center", "dims", "yaw", "velocity", "box")}
+    row = {
+        name: np.asarray(prediction[name])
+        for name in ("score", "label", "center", "dims", "yaw", "velocity", "box")
+    }
     keep = row["score"] >= spec.shown
     row = {name: values[keep] for name, values in row.items()}
     picture = _in_picture(spec, image, row, truth)
@@ -70,21 +73,37 @@ def _in_picture(spec: Fusion3d, image: Array, row: Mapping[str, Array], truth: S
     factor = max(1, -(-480 // shown.width))
     shown = shown.resize((shown.width * factor, shown.height * factor))
     pen = ImageDraw.Draw(shown)
-    if truth is None or truth.calib is None:  # no calibration at hand: what is left is the frame around each box
+    if (
+        truth is None or truth.calib is None
+    ):  # no calibration at hand: what is left is the frame around each box
         for box, label in zip(row["box"] * factor, row["label"], strict=True):
             x0, y0, x1, y1 = box.tolist()
-            pen.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=spec.palette[int(label)], width=2)
+            pen.rectangle(
+                (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)),
+                outline=spec.palette[int(label)],
+                width=2,
+            )
         return shown
     calib = np.diag([factor, factor, 1.0]) @ truth.calib
     radar = truth.extra.get("radar", np.zeros((0, 5)))
     ahead = radar[(radar[:, 2] > 0.5) & (radar[:, 2] <= spec.max_depth)]
     for (u, v, z), colour in zip(
-        project(calib, ahead[:, :3].astype(np.float64)).tolist(), depth_colour(ahead[:, 2], spec.max_depth).tolist(), strict=True
+        project(calib, ahead[:, :3].astype(np.float64)).tolist(),
+        depth_colour(ahead[:, 2], spec.max_depth).tolist(),
+        strict=True,
     ):
         if 0 <= u < shown.width and 0 <= v < shown.height and z > 0:
             pen.ellipse((u - 2, v - 2, u + 2, v + 2), fill=tuple(colour))
     if "box_center" in truth.extra:
-        _wires(pen, calib, truth.extra["box_center"], truth.extra["box_dims"], truth.extra["box_yaw"], [_TRUTH] * 10**4, 1)
+        _wires(
+            pen,
+            calib,
+            truth.extra["box_center"],
+            truth.extra["box_dims"],
+            truth.extra["box_yaw"],
+            [_TRUTH] * 10**4,
+            1,
+        )
     colours = [spec.palette[int(label)] for label in row["label"]]
     _wires(pen, calib, row["center"], row["dims"], row["yaw"], colours, 2)
     return shown
@@ -132,7 +151,16 @@ def _from_above(spec: Fusion3d, row: Mapping[str, Array], truth: Sample | None, 
         extra = truth.extra
         if "box_center" in extra:
             speed = np.nan_to_num(extra["box_velocity"])
-            _footprints(pen, at, extra["box_center"], extra["box_dims"], extra["box_yaw"], speed, [_TRUTH] * len(speed), 1)
+            _footprints(
+                pen,
+                at,
+                extra["box_center"],
+                extra["box_dims"],
+                extra["box_yaw"],
+                speed,
+                [_TRUTH] * len(speed),
+                1,
+            )
     colours = [spec.palette[int(label)] for label in row["label"]]
     _footprints(pen, at, row["center"], row["dims"], row["yaw"], row["velocity"], colours, 2)
     return sheet
@@ -144,11 +172,17 @@ def _footprints(
     """Draw boxes from above, a line to their front, and an arrow of their movement in a second."""
     if not len(center):
         return
-    for points, middle, speed, colour in zip(corners(center, dims, yaw), center, velocity, colours, strict=True):
+    for points, middle, speed, colour in zip(
+        corners(center, dims, yaw), center, velocity, colours, strict=True
+    ):
         flat = [at(*point) for point in points[:4, [0, 2]].tolist()]
         pen.line([*flat, flat[0]], fill=tuple(colour), width=width)
         front = ((flat[0][0] + flat[1][0]) / 2, (flat[0][1] + flat[1][1]) / 2)
         x, z = float(middle[0]), float(middle[2])
         pen.line((*at(x, z), *front), fill=tuple(colour), width=1)
         if float(np.hypot(speed[0], speed[2])) > 0.5:
-            pen.line((*at(x, z), *at(x + speed[0] * _SECONDS, z + speed[2] * _SECONDS)), fill=tuple(colour), width=width)
+            pen.line(
+                (*at(x, z), *at(x + speed[0] * _SECONDS, z + speed[2] * _SECONDS)),
+                fill=tuple(colour),
+                width=width,
+            )

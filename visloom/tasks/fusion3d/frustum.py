@@ -1,6 +1,7 @@
 """Frustum association: which radar return belongs to which box, for all boxes of a batch at once.
 
-Each box looks for the nearest radar pixel inside it whose depth fits (Nabati and Qi 2021, "CenterFusion", section 4.3) and
+Each box looks for the nearest radar pixel inside it whose depth fits (Nabati and Qi 2021, "CenterFusion",
+section 4.3) and
 writes that pixel's depth and velocity around its middle. Training passes annotated boxes, inference predicted ones.
 There is no loop over boxes: only the raster's few hits are compared, and rectangles are painted by one scatter.
 """
@@ -51,10 +52,12 @@ def associate(
     if order:  # a later box overwrites an earlier one
         rank = torch.arange(count, device=box.device).expand(batch, -1)
     else:  # a nearer box overwrites a farther one
-        rank = depth.argsort(1, descending=True, stable=True).argsort(1)
+        rank = depth.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     rows, columns = _middles(box, middle, height, width, order=order)
     winner = _paint(rows, columns, rank, found, height, width)  # (B, HW) rank of the box shown, -1 for none
-    by_rank = torch.empty_like(rank).scatter_(1, rank, torch.arange(count, device=box.device).expand(batch, -1))
+    by_rank = torch.empty_like(rank).scatter_(
+        1, rank, torch.arange(count, device=box.device).expand(batch, -1)
+    )
     which = by_rank.gather(1, winner.clamp_min(0))  # (B, HW)
     shown = values.gather(2, which[:, None].expand(-1, 3, -1))  # (B, 3, HW)
     return torch.where((winner >= 0)[:, None], shown, shown.new_zeros(())).view_as(raster)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -15,10 +15,17 @@ from visloom.tasks.fusion3d.nds import ERRORS, Scores, evaluate
 from visloom.tasks.fusion3d.world import COLUMNS, join_cameras, to_world
 
 if TYPE_CHECKING:
+    from visloom.task import Batch
     from visloom.tasks.fusion3d.batch import FusionBatch
     from visloom.tasks.fusion3d.spec import Fusion3d
 
-NAMES = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
+NAMES = {
+    "trans_err": "mATE",
+    "scale_err": "mASE",
+    "orient_err": "mAOE",
+    "vel_err": "mAVE",
+    "attr_err": "mAAE",
+}
 
 
 class Nds:
@@ -37,11 +44,11 @@ class Nds:
     def names(self) -> tuple[str, ...]:
         return ("nds", "map", *NAMES.values(), *(f"ap/{name}" for name in self.spec.classes))
 
-    def update(self, predictions: Mapping[str, Any], batch: FusionBatch) -> None:
+    def update(self, predictions: Mapping[str, Any], batch: Batch) -> None:
         """Keep a batch's detections, on their device until they are asked for, and its truth."""
         columns = {name: predictions[name] for name in (*COLUMNS, "pose")}
         self._found.append((tuple(predictions["ids"]), tuple(predictions["tokens"]), columns))
-        for truth in batch.truth:
+        for truth in cast("FusionBatch", batch).truth:
             if truth is not None:
                 self._truth[truth.token] = truth
 
@@ -73,7 +80,9 @@ class Nds:
         for _, (token, boxes) in sorted(self._table.items()):
             cameras.setdefault(token, []).append(boxes)
         merge = self.spec.merge and not self.spec.compat.duplicates
-        return {t: join_cameras(parts, most=self.spec.rules.most, merge=merge) for t, parts in cameras.items()}
+        return {
+            t: join_cameras(parts, most=self.spec.rules.most, merge=merge) for t, parts in cameras.items()
+        }
 
     def scores(self) -> Scores:
         """The whole result."""
@@ -104,7 +113,9 @@ class Nds:
 
 
 def goodness(predictions: Mapping[str, Any], batch: FusionBatch) -> Tensor:
-    """Mean over a picture's annotated boxes of exp(-d / 2 m), d to the nearest sure box of its class: (B,), 1 if none."""
+    """Mean over a picture's annotated boxes of exp(-d / 2 m), d to the nearest sure box of its class: (B,),
+    1 if none.
+    """
     targets, calib = batch.targets, batch.calib
     from visloom.tasks.fusion3d.decode import cell_of, unproject
 

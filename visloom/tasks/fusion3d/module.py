@@ -1,7 +1,9 @@
 """The torch side of fusion: primary heads see the picture, secondary heads also the radar that was associated with it.
 
-Both are dicts with the same keys: where a secondary head has the name of a primary one ("depth", "rotation"), it refines
-it. Training associates radar with annotated boxes, evaluation and prediction with predicted ones. Without radar there are
+Both are dicts with the same keys: where a secondary head has the name of a primary one ("depth",
+"rotation"), it refines
+it. Training associates radar with annotated boxes, evaluation and prediction with predicted ones. Without
+radar there are
 no secondary heads, and this is CenterNet.
 """
 
@@ -134,7 +136,9 @@ class FusionModule(TaskModule):
         else:
             place = unproject((cell + at["center"]) * spec.stride, depth, batch.calib)
             yaw = alpha + torch.atan2(place[..., 0], place[..., 2])
-        reach = half_extent(at["dims"].clamp_min(0), yaw) * (1.5 if compat.window else 1.0) * (1 + spec.expand)
+        reach = (
+            half_extent(at["dims"].clamp_min(0), yaw) * (1.5 if compat.window else 1.0) * (1 + spec.expand)
+        )
         return associate(
             batch.radar,
             torch.cat([middle - half, middle + half], -1),
@@ -167,7 +171,13 @@ class FusionModule(TaskModule):
         box = torch.stack([found.box[..., :2], found.box[..., 2:]], 2)  # (B, K, 2, 2)
         ends = torch.cat([box, torch.ones_like(box[..., :1])], -1) @ batch.place.transpose(1, 2)[:, None]
         columns = {**Found(*found)._asdict(), "box": ends[..., :2].flatten(2)}
-        return {"ids": batch.ids, "tokens": batch.tokens, "cameras": batch.cameras, "pose": batch.pose, **columns}
+        return {
+            "ids": batch.ids,
+            "tokens": batch.tokens,
+            "cameras": batch.cameras,
+            "pose": batch.pose,
+            **columns,
+        }
 
     @staticmethod
     def _final(heads: Heads) -> Heads:

@@ -1,4 +1,5 @@
-"""NDS: the nuScenes detection score and what it is made of, as nuscenes-devkit defines it (Caesar et al. 2020, section 3).
+"""NDS: the nuScenes detection score and what it is made of, as nuscenes-devkit defines it (Caesar et al.
+2020, section 3).
 
 Average precision by distance of centres on the ground at 0.5, 1, 2 and 4 metres; five errors of the true positives at 2
 metres (translation, scale, orientation, velocity, attribute); and their score. `evaluate` is a function of arrays; the
@@ -27,7 +28,8 @@ class Rules:
     """How detections are judged; the default is nuScenes' configuration of 2019.
 
     reach: metres from the car within which a class counts.  far: for classes that are not named.
-    unturned: classes whose orientation, velocity and attribute do not count.  unmoved: whose velocity and attribute do not.
+    unturned: classes whose orientation, velocity and attribute do not count.  unmoved: whose velocity and
+    attribute do not.
     half_turn: classes that look the same from behind.  in_racks: classes that do not count inside a rack.
     """
 
@@ -64,9 +66,7 @@ class Curve:
         return int(reached[-1]) if len(reached) else 0
 
 
-_NOTHING = Curve(
-    np.zeros(_POINTS), np.zeros(_POINTS), {name: np.ones(_POINTS) for name in ERRORS}
-)
+_NOTHING = Curve(np.zeros(_POINTS), np.zeros(_POINTS), {name: np.ones(_POINTS) for name in ERRORS})
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,10 @@ class Scores:
     def errors(self) -> dict[str, float]:
         """Each error, over the classes where it counts; NaN if it counts nowhere."""
         rows = {name: [each[name] for each in self.class_errors.values()] for name in ERRORS}
-        return {name: float(np.nanmean(row)) if not np.isnan(row).all() else float("nan") for name, row in rows.items()}
+        return {
+            name: float(np.nanmean(row)) if not np.isnan(row).all() else float("nan")
+            for name, row in rows.items()
+        }
 
     @property
     def nds(self) -> float:
@@ -102,7 +105,9 @@ class Scores:
         good = [max(0.0, 1.0 - error) for error in self.errors.values()]
         return float((5 * self.mean_ap + sum(good)) / 10)
 
-    def summary(self, rules: Rules, seconds: float = 0.0, meta: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def summary(
+        self, rules: Rules, seconds: float = 0.0, meta: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The devkit's metrics_summary.json."""
         errors = self.errors
         reach = {name: rules.reach.get(name, rules.far) for name in self.aps}
@@ -130,7 +135,10 @@ class Scores:
 
 
 def evaluate(
-    found: Mapping[str, WorldBoxes], truths: Sequence[Truth], classes: Sequence[str], rules: Rules | None = None
+    found: Mapping[str, WorldBoxes],
+    truths: Sequence[Truth],
+    classes: Sequence[str],
+    rules: Rules | None = None,
 ) -> Scores:
     """Compare detections with the truth.
 
@@ -150,12 +158,17 @@ def evaluate(
         seen.append(_counted(found.get(truth.token, WorldBoxes.none()), truth, far, racked))
     curves: dict[str, dict[float, Curve]] = {}
     for label, name in enumerate(classes):
-        pairs = [(t.pick(t.label == label), s.pick(s.label == label)) for t, s in zip(true, seen, strict=True)]
+        pairs = [
+            (t.pick(t.label == label), s.pick(s.label == label)) for t, s in zip(true, seen, strict=True)
+        ]
         curves[name] = {d: _curve(pairs, d, name in rules.half_turn) for d in rules.distances}
         if rules.matched_at not in curves[name]:
             curves[name][rules.matched_at] = _curve(pairs, rules.matched_at, name in rules.half_turn)
     first = round(100 * rules.min_recall) + 1
-    aps = {name: {d: _precision(curves[name][d], first, rules.min_precision) for d in rules.distances} for name in classes}
+    aps = {
+        name: {d: _precision(curves[name][d], first, rules.min_precision) for d in rules.distances}
+        for name in classes
+    }
     errors = {name: _errors(curves[name][rules.matched_at], first, name, rules) for name in classes}
     return Scores(aps, errors, curves)
 
@@ -189,7 +202,9 @@ def _curve(pairs: Sequence[tuple[WorldBoxes, WorldBoxes]], within: float, half_t
         rows = slice(start, start + len(seen))
         which = _match(true, seen, within)
         hit[rows] = which >= 0
-        errors[rows][which >= 0] = _differences(true.pick(which[which >= 0]), seen.pick(which >= 0), half_turn)
+        errors[rows][which >= 0] = _differences(
+            true.pick(which[which >= 0]), seen.pick(which >= 0), half_turn
+        )
         start += len(seen)
     if not hit.any():
         return _NOTHING
@@ -239,7 +254,7 @@ def _running_mean(values: Floats) -> Floats:
     if not known.any():
         return np.ones(len(values))
     count = np.cumsum(known)
-    return np.divide(np.nancumsum(values), count, out=np.zeros(len(values)), where=count != 0)
+    return np.asarray(np.divide(np.nancumsum(values), count, out=np.zeros(len(values)), where=count != 0))
 
 
 def _precision(curve: Curve, first: int, least: float) -> float:

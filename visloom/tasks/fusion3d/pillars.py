@@ -72,7 +72,7 @@ def _extents(
     centre = points.astype(np.float64) - (0, dims[0] / 2, 0)  # a pillar stands on its return
     shape = np.tile(np.array(dims), (count, 1))
     pixels = project(calib, corners(centre, shape, np.zeros(count)))[..., :2]  # (N, 8, 2)
-    inside = (pixels > 0).all(-1) & (pixels < (size[1], size[0])).all(-1)  # (N, 8)
+    inside = np.asarray((pixels > 0).all(-1) & (pixels < (size[1], size[0])).all(-1))  # (N, 8)
     low = np.where(inside[..., None], pixels, np.inf).min(1)
     high = np.where(inside[..., None], pixels, -np.inf).max(1)
     extent = np.where((inside.sum(1) > 1)[:, None], high - low, 0.0)  # (N, 2)

@@ -15,7 +15,7 @@ from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.fusion3d.batch import FusionBatch
 from visloom.tasks.fusion3d.compat import Compat
 from visloom.tasks.fusion3d.nds import Rules
-from visloom.tasks.fusion3d.nets import DlaNet, TrunkSpec
+from visloom.tasks.fusion3d.nets import DlaNet, TimmNet, TrunkSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +35,8 @@ class Fusion3d:
     net: the trunk.  hidden: channels inside a head.
     classes, attributes: names.  groups: class -> beginning of the names of the attributes that it can have.
     radar: use it; off, all heads are primary.  velocity: predict it.
-    max_depth: metres beyond which radar is left out; radar features are divided by it.  speed: and their velocities by it.
+    max_depth: metres beyond which radar is left out; radar features are divided by it.  speed: and their
+    velocities by it.
     pillar: height, width and length of a radar pillar, metres.  expand: by how much the window of depths in which radar
     belongs to a box is wider than the box.  middle: share of a box that gets its radar features.
     detections: boxes per picture.  merge: where two cameras see one thing, keep the surer box.
@@ -79,17 +80,29 @@ class Fusion3d:
         if self.hidden < 1 or self.detections < 1 or self.slots < 1:
             raise ValueError("hidden, detections and slots are at least 1")
         if self.max_depth <= 0 or self.speed <= 0 or self.expand < 0 or not 0 < self.middle <= 1:
-            raise ValueError("max_depth and speed are positive, expand is not negative, middle lies in (0, 1]")
+            raise ValueError(
+                "max_depth and speed are positive, expand is not negative, middle lies in (0, 1]"
+            )
         known = {name for head in self.outputs() for name in head}
         unknown = sorted(set(self.weights) - known - {f"{name}/secondary" for name in known})
         if unknown:
-            raise ValueError(f"weights for {', '.join(unknown)}, but the heads are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"weights for {', '.join(unknown)}, but the heads are {', '.join(sorted(known))}"
+            )
 
     # ---- shapes
 
     def outputs(self) -> tuple[dict[str, int], dict[str, int]]:
         """Channels of the primary and of the secondary heads."""
-        first = {"heat": len(self.classes), "offset": 2, "size": 2, "depth": 1, "rotation": 8, "dims": 3, "center": 2}
+        first = {
+            "heat": len(self.classes),
+            "offset": 2,
+            "size": 2,
+            "depth": 1,
+            "rotation": 8,
+            "dims": 3,
+            "center": 2,
+        }
         more = {"attribute": len(self.attributes)} if self.attributes else {}
         if self.velocity:
             more["velocity"] = 3
@@ -100,7 +113,10 @@ class Fusion3d:
     def allowed(self) -> list[list[bool]]:
         """Which attributes each class can have: C rows of A."""
         return [
-            [bool(start := self.groups.get(name, "")) and attribute.startswith(start) for attribute in self.attributes]
+            [
+                bool(start := self.groups.get(name, "")) and attribute.startswith(start)
+                for attribute in self.attributes
+            ]
             for name in self.classes
         ]
 
@@ -146,7 +162,9 @@ class Fusion3d:
         return {"nds": Nds(self)}
 
     def goodness(self, predictions: Any, batch: FusionBatch) -> Tensor:
-        """How well the best boxes of a picture lie: the mean, over its annotated boxes, of exp(-distance / 2 m): (B,)."""
+        """How well the best boxes of a picture lie: the mean, over its annotated boxes, of exp(-distance / 2
+        m): (B,).
+        """
         from visloom.tasks.fusion3d.metric import goodness
 
         return goodness(predictions, batch)
@@ -161,12 +179,16 @@ class Fusion3d:
 
     def bare(self) -> Fusion3d:
         """Return this task without pretrained weights: those of a checkpoint follow."""
-        return replace(self, net=replace(self.net, pretrained=False)) if hasattr(self.net, "pretrained") else self  # type: ignore[type-var]
+        if not isinstance(self.net, TimmNet):
+            return self
+        return replace(self, net=replace(self.net, pretrained=False))
 
     def with_tta(self, views: str) -> Fusion3d:
         """Return this task with the views of `predict --tta`: none or flip. Raises ConfigError."""
         if views not in ("none", "flip"):
-            raise ConfigError(f"3D detection averages the views none or flip, got {views!r}", path="task.flip_test")
+            raise ConfigError(
+                f"3D detection averages the views none or flip, got {views!r}", path="task.flip_test"
+            )
         return replace(self, flip_test=views == "flip")
 
     def seen(self, batch: FusionBatch) -> Any:
@@ -181,7 +203,9 @@ def check_samples(samples: Sequence[Sample]) -> None:
     first = samples[0].image
     for sample in samples:
         if sample.image is None or first is None or sample.calib is None or "lens" not in sample.extra:
-            raise DataError(f"sample {sample.id!r} is no scene sample: it has no picture, calibration or radar")
+            raise DataError(
+                f"sample {sample.id!r} is no scene sample: it has no picture, calibration or radar"
+            )
         if sample.image.shape != first.shape or sample.image.shape[2] != 3:
             raise DataError(
                 f"a batch needs RGB pictures of one size; {samples[0].id!r} is {first.shape} and "
@@ -189,4 +213,6 @@ def check_samples(samples: Sequence[Sample]) -> None:
             )
         height, width = first.shape[:2]
         if height % 32 or width % 32:
-            raise DataError(f"sample {sample.id!r}: height and width must be multiples of 32, got {height}x{width}")
+            raise DataError(
+                f"sample {sample.id!r}: height and width must be multiples of 32, got {height}x{width}"
+            )

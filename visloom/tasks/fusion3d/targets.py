@@ -1,6 +1,7 @@
 """Targets: what the heads should say about one scene sample, as slots and Gaussian maps.
 
-Zhou et al. 2019, "Objects as Points"; the Gaussian radius is CornerNet's (Law and Deng 2018) as the originals compute it.
+Zhou et al. 2019, "Objects as Points"; the Gaussian radius is CornerNet's (Law and Deng 2018) as the
+originals compute it.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ def to_world(row: Row, pose: Array, *, lifted: bool = False, tipped: bool = Fals
 def join_cameras(parts: Sequence[WorldBoxes], *, most: int, merge: bool) -> WorldBoxes:
     """The detections of one moment, the surest `most` of them.
 
-    merge: of boxes of one class that two cameras see nearer to each other than half their length (at least half a metre),
+    merge: of boxes of one class that two cameras see nearer to each other than half their length (at least
+    half a metre),
     the surer stays. A camera's own boxes are left alone: its peaks are apart already.
     """
     boxes = WorldBoxes.join(list(parts)) if parts else WorldBoxes.none()
@@ -77,7 +78,13 @@ def join_cameras(parts: Sequence[WorldBoxes], *, most: int, merge: bool) -> Worl
 
 def submission(found: Mapping[str, WorldBoxes], spec: Fusion3d) -> dict[str, Any]:
     """Detections by token in the form that nuScenes takes."""
-    meta = {"use_camera": True, "use_lidar": False, "use_radar": spec.radar, "use_map": False, "use_external": False}
+    meta = {
+        "use_camera": True,
+        "use_lidar": False,
+        "use_radar": spec.radar,
+        "use_map": False,
+        "use_external": False,
+    }
     return {"meta": meta, "results": {token: _entries(token, boxes, spec) for token, boxes in found.items()}}
 
 
@@ -103,14 +110,17 @@ def read_submission(
     """Read a submission and check it against the moments that it must answer.
 
     Raises:
-        DataError: no JSON, a moment that is missing, too many boxes, a class or attribute that is unknown, a number that
+        DataError: no JSON, a moment that is missing, too many boxes, a class or attribute that is unknown, a
+        number that
             is not finite; each with the file and the moment.
     """
     try:
         results = json.loads(file.read_text(encoding="utf-8"))["results"]
         given = dict(results)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is no submission: it needs {{'meta': ..., 'results': {{token: [boxes]}}}} ({error})") from error
+        raise DataError(
+            f"{file} is no submission: it needs {{'meta': ..., 'results': {{token: [boxes]}}}} ({error})"
+        ) from error
     missing = [token for token in tokens if token not in given]
     if missing:
         raise DataError(
@@ -136,7 +146,8 @@ def _read_boxes(file: Path, token: str, rows: Any, classes: list[str], attribute
             rotation=np.array([row["rotation"] for row in rows], np.float64).reshape(-1, 4),
             velocity=np.array([row["velocity"] for row in rows], np.float64).reshape(-1, 2),
             attribute=np.array(
-                [attributes.index(row["attribute_name"]) if row["attribute_name"] else -1 for row in rows], np.int64
+                [attributes.index(row["attribute_name"]) if row["attribute_name"] else -1 for row in rows],
+                np.int64,
             ),
             score=np.array([row["detection_score"] for row in rows], np.float64),
             points=np.full(len(rows), -1, np.int64),
