@@ -1,6 +1,8 @@
 """Segmentation against the pytorch-segmentation template's way of doing the same work, interleaved in one process.
 
     python benchmarks/segmentation.py input --data DIR [--photos 64] [--rounds 7] [--json FILE]
+    python benchmarks/segmentation.py step [--net unet|psp] [--side 128] [--batch 2] [--rounds 5]
+    python benchmarks/segmentation.py metric [--crop 380] [--rounds 7]
 
 DIR holds clothing-co-parsing-master/ (real photos, about 550x830, `.mat` masks). `input`: from files to a batch of 8
 training samples, with random scale, rotation, padding, crop and flip, on one core. Figures are images per second of
@@ -27,6 +29,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import segmentation_step
 import torch
 from PIL import Image
 from scipy.io import loadmat
@@ -210,6 +213,18 @@ def main() -> None:
     part.add_argument("--rounds", type=int, default=7)
     part.add_argument("--json", type=Path)
     part.set_defaults(run=run_input)
+    part = parts.add_parser("metric", help="counting the pixels of a batch")
+    part.add_argument("--crop", type=int, default=380)
+    part.add_argument("--rounds", type=int, default=7)
+    part.add_argument("--json", type=Path)
+    part.set_defaults(run=segmentation_step.run_metric)
+    part = parts.add_parser("step", help="a training step")
+    part.add_argument("--net", choices=sorted(segmentation_step.NETS), default="unet")
+    part.add_argument("--side", type=int, default=128)
+    part.add_argument("--batch", type=int, default=2)
+    part.add_argument("--rounds", type=int, default=5)
+    part.add_argument("--json", type=Path)
+    part.set_defaults(run=segmentation_step.run_step)
     args = parser.parse_args()
     found = args.run(args)
     if args.json:
