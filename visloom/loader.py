@@ -96,7 +96,8 @@ class Plan(Dataset[Any]):
                 row[2] = position
 
         try:
-            return self.make(step, micro, note)
+            made = self.make(step, micro, note)
+            return made if info is None else _in_shared_memory(made)
         except (DataError, ContractError) as error:
             return _Failure(type(error), str(error))
 
@@ -108,6 +109,23 @@ class Plan(Dataset[Any]):
         ticket = tickets[position]
         source = self.stream.leaves()[ticket.source].source
         return f"step {step}, source {ticket.source} ({type(source).__name__}), sample {ticket.index}"
+
+
+def _in_shared_memory(batch: Batch) -> Batch:
+    """Move a worker's batch to where the main process reads it, and say so if there is no room.
+
+    torch would do it in a thread of the worker, whose failure nobody hears: the run would wait for its timeout.
+    """
+    try:
+        batch._map(lambda tensor: tensor.share_memory_())
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        raise DataError(
+            f"a data worker has no room for a batch in shared memory: {_first(str(error))}. /dev/shm is full, enlarge "
+            "it or set host.workers=0"
+        ) from error
+    return batch
 
 
 class _Order:
