@@ -427,7 +427,7 @@ def _wrapped(line: str) -> list[str]:
 
 def unexpected(error: Exception) -> str:
     """Say what an error is that no code foresaw: its traceback, whose code it comes from, and what to do."""
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if _out_of_memory(error):
         return (
             f"error: out of memory: {_first_line(error)}\n"
             "  try a smaller train.batch, how.accumulate=2, how.precision=bf16 or fewer host.workers"
@@ -440,6 +440,15 @@ def unexpected(error: Exception) -> str:
     return (
         f"{trace}\nerror: this is a bug in Visloom: {what}\n"
         f"  please report it with the lines above (visloom {__version__}); a run's log.txt has them too"
+    )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, a device, or torch's allocator of host memory (a plain RuntimeError) had no more memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
 
 

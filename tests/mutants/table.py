@@ -105,7 +105,7 @@ MUTANTS = (
         "visloom/launch.py",
         "if self.ledger.evaluated.get(name, 0) < self.step:",
         "if self.ledger.evaluated.get(name, 0) < 0:",
-        ("tests/faults/test_kills.py::test_killed_at_a_point[evaluation@3]",),
+        (_RESUME + "test_an_interrupted_run_ends_like_one_that_was_not",),
     ),
     # ---------------------------------------------------------------------------------------------------- signals
     Mutant(
