@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PICTURES = 500
 """Drawn pictures that `predict` makes unless told otherwise."""
 
+_MAP = 10_000  # numbers from which on a column is a map
 _READERS = 4  # threads: decoding a picture holds no Python lock
 _PIXELS = 60_000_000  # of pictures held at once, about 180 MB
 
@@ -108,6 +110,7 @@ def predict(
             for item in items:
                 row = _row(item, saved)
                 if sheet is not None and not item.error:
+                    sheet.note(row)
                     row = {**_small(row), **sheet.write(item, saved)}
                     if item.number < pictures:
                         row["picture"] = sheet.draw(item, saved)
@@ -316,12 +319,13 @@ def _row(item: _Item, saved: Saved) -> dict[str, Any]:
         row[name] = plain.item() if getattr(plain, "ndim", None) == 0 else plain
         if name == "label" and isinstance(row[name], int) and saved.spec.classes:
             row["class"] = saved.spec.classes[row[name]]
-    return row
+    lines = getattr(saved.spec, "lines", None)
+    return row if lines is None else {**row, "lines": lines(row)}
 
 
 def _small(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row without its maps, which would fill the memory."""
-    return {name: value for name, value in row.items() if np.ndim(value) < 2}
+    return {name: value for name, value in row.items() if name == "lines" or np.size(value) < _MAP}
 
 
 # --------------------------------------------------------------------------------------------------- writing
@@ -340,6 +344,11 @@ class _Sheet:
         self._names: list[str] = []
         self._chances: tuple[str, ...] = ()
         self._taken: set[str] = set()  # names of files that tasks wrote
+        # a task that finds several things in a picture: columns of a line each, and records of a JSON list
+        self._columns: tuple[str, ...] = getattr(saved.spec, "columns", ())
+        self._records: Callable[[Mapping[str, Any]], list[Any]] | None = getattr(saved.spec, "records", None)
+        self._json = folder / f".predictions.json.tmp-{os.getpid()}"
+        self._json_file: TextIO | None = None
 
     @classmethod
     def open(cls, folder: Path, saved: Saved) -> _Sheet:
@@ -349,6 +358,9 @@ class _Sheet:
             folder.mkdir(parents=True, exist_ok=True)
             # a name that is not UTF-8 is written with escapes, so that every program can read the table
             sheet._file = sheet._part.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            if sheet._records is not None:
+                sheet._json_file = sheet._json.open("w", encoding="utf-8", errors="backslashreplace")
+                sheet._json_file.write("[")
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be written: {error.strerror or error}; choose another --out"
@@ -359,12 +371,24 @@ class _Sheet:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+        for file, part in ((self._file, self._part), (self._json_file, self._json)):
+            if file is not None:
+                file.close()
+            part.unlink(missing_ok=True)
+
+    def note(self, row: Mapping[str, Any]) -> None:
+        """Add what a task records of one picture (`records(row)` of the spec) to predictions.json."""
+        if self._records is None or self._json_file is None:
+            return
+        for record in self._records(row):
+            comma = "," if self._json_file.tell() > 1 else ""
+            self._json_file.write(f"{comma}\n{json.dumps(record)}")
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write one picture's line. The first prediction decides which columns there are."""
+        if self._columns:
+            self._add_lines(row)
+            return
         if self._writer is None and "error" in row:
             self._waiting.append(row)
             return
@@ -378,6 +402,15 @@ class _Sheet:
             for earlier in self._waiting:
                 self._write(earlier)
         self._write(row)
+
+    def _add_lines(self, row: Mapping[str, Any]) -> None:
+        """Write a line for each thing found in a picture; one without anything where there is none."""
+        if self._writer is None:
+            self._writer = csv.writer(self._file)  # type: ignore[arg-type]
+            self._writer.writerow(["file", *self._columns, "picture", "error"])
+        ends = [row.get("picture", ""), _cell(str(row.get("error", "")))]
+        for line in row.get("lines") or [[""] * len(self._columns)]:
+            self._writer.writerow([_file_cell(row["file"]), *map(_shown, line), *ends])
 
     def _write(self, row: Mapping[str, Any]) -> None:
         values = [_shown(row.get(name, "")) for name in self._names]
@@ -409,6 +442,10 @@ class _Sheet:
         assert self._file is not None
         self._file.close()
         os.replace(self._part, self.final)
+        if self._json_file is not None:
+            self._json_file.write("\n]\n")
+            self._json_file.close()
+            os.replace(self._json, self.folder / "predictions.json")
         return self.final
 
 

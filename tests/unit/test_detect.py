@@ -300,7 +300,7 @@ def test_results_in_coco_form():
         "masks": np.array([[[True, False], [False, True]]]),
     }
     spec = dataclasses.replace(SPEC, category_ids=(3, 7, 90))
-    (entry,) = json.loads(spec.files([row, {"file": "x.jpg", "error": "broken"}])["predictions.json"])
+    (entry,) = json.loads(json.dumps(spec.records(row)))
     assert entry == {
         "image_id": 139,
         "category_id": 90,
@@ -308,9 +308,7 @@ def test_results_in_coco_form():
         "score": 0.75,
         "segmentation": {"size": [2, 2], "counts": [0, 1, 2, 1]},
     }
-    assert (
-        json.loads(SPEC.files([{**row, "file": "cat.jpg"}])["predictions.json"])[0]["image_id"] == "cat.jpg"
-    )
+    assert SPEC.records({**row, "file": "cat.jpg"})[0]["image_id"] == "cat.jpg"
     assert run_lengths(np.zeros((3, 2), bool))["counts"] == [6]
     assert SPEC.lines(row) == [(SPEC.classes[2], 0.75, 1.0, 2.0, 5.0, 8.0)]
     out = io.StringIO()

@@ -103,7 +103,9 @@ def predict(args: Namespace) -> int:
         seconds = perf_counter() - began
         screen.line([(f"{len(good):,} pictures predicted", "bold"), (f" in {duration(seconds)}", "")])
         pairs: list[tuple[str, object]] = [("weights", made.saved)]
-        counts = Counter(row["class"] for row in good if "class" in row).most_common(8)
+        classes = [row["class"] for row in good if "class" in row]
+        classes += [line[0] for row in good for line in row.get("lines", ())]
+        counts = Counter(classes).most_common(8)
         if counts:
             pairs.append(("found", ", ".join(f"{name} {count:,}" for name, count in counts)))
         pairs.append(("table", made.table))

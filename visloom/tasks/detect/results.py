@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ def lines_of(row: Mapping[str, Any], classes: Sequence[str]) -> list[tuple[Any, 
     ]
 
 
-def coco_results(rows: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> str:
-    """The detections of pictures as COCO results: a JSON list.
+def coco_results(row: Mapping[str, Any], ids: Sequence[int]) -> list[dict[str, Any]]:
+    """The detections of a picture as COCO results.
 
-    rows: "file" with "boxes" (N, 4), "scores", "labels", and "masks" (N, H, W) or "keypoints" (N, K, 3) if any.
+    row: "file" with "boxes" (N, 4), "scores", "labels", and "masks" (N, H, W) or "keypoints" (N, K, 3) if any.
     ids: category id of each class. A picture's id is the number that its file is named by, as in COCO (000139.jpg is
     139), or else the file's name.
     """
-    return json.dumps([entry for row in rows if "error" not in row for entry in _entries(row, ids)])
+    return list(_entries(row, ids))
 
 
 def _entries(row: Mapping[str, Any], ids: Sequence[int]) -> Iterator[dict[str, Any]]:

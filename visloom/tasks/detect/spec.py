@@ -173,10 +173,9 @@ class Detect:
         """The lines of one picture in that table; none where nothing was found."""
         return lines_of(row, self.classes)
 
-    def files(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Further files beside that table: predictions.json in COCO's result form."""
-        ids = self.category_ids or tuple(range(1, len(self.classes) + 1))
-        return {"predictions.json": coco_results(rows, ids)}
+    def records(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The entries of one picture in predictions.json, which has COCO's result form."""
+        return coco_results(row, self.category_ids or tuple(range(1, len(self.classes) + 1)))
 
     def seen(self, batch: DetectBatch) -> NDArray[np.uint8]:
         """The pictures of a training batch as the network sees them, with their boxes: (B, H, W, 3) uint8."""
