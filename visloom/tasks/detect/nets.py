@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from visloom.nets.detection.rcnn import RCNN
     from visloom.nets.detection.resnet import ResNet
 
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Blocks of the four stages of a ResNet, by depth."""
+
 IMAGENET = Normalise((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 DETECTRON = Normalise((102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
 """Blue, green, red means of Detectron's ImageNet models; their pixels run from 0 to 255."""

@@ -1,0 +1,166 @@
+"""Clear weather learnt, fog understood: a detector adapts to a domain whose pictures have no labels.
+
+    visloom train foggy                       clear to foggy streets of the embedded town, no data set needed
+    visloom train foggy:source                the same without a look at the fog: what the others are measured by
+    visloom train foggy:oracle                trained on the fog's own labels: what could be reached
+    visloom train foggy:teacher               a teacher labels the fog
+    visloom demo adapt                        source and adapted from one burn-in, side by side
+
+`foggy:original` is the schedule of DA Faster R-CNN on R-50-C4; its streams wait for the data set of yours.
+"""
+
+from __future__ import annotations
+
+from visloom.config import change
+from visloom.data.absent import Absent
+from visloom.data.photometric import ColorJitter, GaussianBlur
+from visloom.data.shortside import ShortSide
+from visloom.data.target import Strong, Target
+from visloom.data.town import Drive
+from visloom.data.transforms import RandomFlip
+from visloom.run import Ema, Eval, Host, How, Log, Optim, Rule, Run, Save
+from visloom.schedule import Multistep, OneCycle, Warmup
+from visloom.stream import Ordered, Pair, Shuffled
+from visloom.tasks.adapt import Adapt, Align, Teacher
+from visloom.tasks.classify.nets import Normalise
+from visloom.tasks.detect import Detect, FasterRCNN, Features, ResNetBody
+from visloom.units import Monitor, Steps
+
+NET = FasterRCNN(
+    body=Features("lcnet_100"),
+    width=48,
+    head=96,
+    strides=(8, 16, 32),
+    anchors=(12, 24, 48, 80),
+    rpn_batch=64,
+    roi_batch=48,
+    before=(200, 100),
+    after=(60, 40),
+    all=(60, 40),
+    most=30,
+    pool=5,
+    samples=1,
+)
+"""A detector that learns the town in a minute of one core."""
+
+NORMALISE = Normalise((112.0, 107.0, 105.0), (52.0, 49.0, 50.0))
+
+
+def _streets(weather: str, part: str, samples: int) -> Drive:
+    return Drive(part=part, samples=samples, height=96, width=160, visible=30, weather=weather)  # type: ignore[arg-type]
+
+
+def source() -> Run:
+    """Clear streets alone, evaluated in clear weather and in fog: the number that adaptation is measured by."""
+    clear = _streets("clear", "train", 160)
+    return Run(
+        name="foggy-source",
+        task=Detect(net=NET, classes=clear.classes(), normalise=NORMALISE, shown=0.4),
+        train=Shuffled(source=clear, batch=8, transform=(RandomFlip(),), tail="wrap"),
+        evals={
+            "fog": Eval(
+                stream=Ordered(source=_streets("fog", "val", 40), batch=8),
+                every=None,
+                monitor=Monitor("max", "ap50"),
+            ),
+            "clear": Eval(stream=Ordered(source=_streets("clear", "val", 40), batch=8), every=None),
+        },
+        length=Steps(300),
+        optim=Optim(name="AdamW", lr=4e-3, weight_decay=0.01),
+        schedule=OneCycle(rise=0.25),
+        how=How(precision="fp32"),
+        host=Host(threads=1, workers=0),
+        save=Save(every=Steps(100)),
+        log=Log(every=Steps(10), images=12),
+    )
+
+
+def foggy() -> Run:
+    """DA Faster R-CNN: image and instance discriminators with reversed gradients, and their consistency."""
+    run = source()
+    assert isinstance(run.task, Detect) and isinstance(run.train, Shuffled)
+    fog = Shuffled(
+        source=_streets("fog", "train", 160), batch=8, transform=(Target(), RandomFlip()), tail="wrap"
+    )
+    return change(
+        run,
+        {
+            "name": "foggy",
+            "task": Adapt(
+                net=NET, classes=run.task.classes, normalise=NORMALISE, shown=0.4, align=Align(ramp="warm")
+            ),
+            "train": Pair(source=run.train, target=fog),
+        },
+    )
+
+
+def teacher() -> Run:
+    """A moving average of the network labels the fog, which is shown to the network in stronger colours."""
+    run = foggy()
+    assert isinstance(run.train, Pair)
+    strong = Strong((ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3), GaussianBlur(p=0.3)))
+    both = {
+        f"train.{half}.transform": (*getattr(run.train, half).transform, strong)
+        for half in ("source", "target")
+    }
+    return change(
+        run,
+        {
+            "name": "foggy-teacher",
+            "task.align": None,
+            "task.teacher": Teacher(threshold=0.6, burn_in=0.3),
+            "how.ema": Ema(decay=0.99, into="net -> teacher"),
+            **both,
+        },
+    )
+
+
+def oracle() -> Run:
+    """The fog's own labels: the bound that adaptation is measured by from above."""
+    return change(source(), {"name": "foggy-oracle", "train.source": _streets("fog", "train", 160)})
+
+
+def original() -> Run:
+    """Cityscapes to Foggy Cityscapes as published: R-50-C4, 1 + 1 pictures of 600 pixels, 70,000 iterations.
+
+    The streams hold no data set yet: set train.source.source, train.target.source and evals.val.stream.source.
+    """
+    resize = ShortSide(short=(600,), longest=1200)
+
+    def half(*first: Target) -> Shuffled:
+        return Shuffled(
+            source=Absent(),
+            batch=1,
+            transform=(*first, resize, RandomFlip()),
+            group="orientation",
+            tail="wrap",
+        )
+
+    classes = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+    net = FasterRCNN(
+        body=ResNetBody(depth=50),
+        neck="c4",
+        before=(12000, 6000),
+        after=(2000, 1000),
+        roi_batch=256,
+        nms=0.3,
+    )
+    return Run(
+        name="foggy-original",
+        task=Adapt(net=net, classes=classes, compat=True),
+        train=Pair(source=half(), target=half(Target())),
+        evals={
+            "val": Eval(
+                stream=Ordered(source=Absent(), batch=1, transform=(resize,)),
+                every=Steps(5000),
+                monitor=Monitor("max", "ap50"),
+            )
+        },
+        length=Steps(70_000),
+        optim=Optim(name="SGD", lr=0.001, weight_decay=0.0005, options={"momentum": 0.9}),
+        rules=(Rule(name="bias", lr=2.0, weight_decay=0.0),),
+        schedule=Warmup(Multistep((Steps(50_000),), 0.1), Steps(500), start=1 / 3),
+        how=How(precision="fp32"),
+        save=Save(every=Steps(2500), keep=3),
+        log=Log(every=Steps(20)),
+    )
