@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # list of names -> what the heading of its section begins with
-SECTIONS = {"classification": "mmclassification", "segmentation_data": "pytorch-segmentation template: data"}
+SECTIONS = {
+    "classification": "mmclassification",
+    "segmentation_data": "pytorch-segmentation template: data",
+    "detection": "DA Faster R-CNN",
+}
 LISTS = [ROOT / "tests" / "names" / f"{name}.txt" for name in SECTIONS]
 
 

@@ -143,7 +143,7 @@ def without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
 # -------------------------------------------------------------------------------------------------- the demo
 
 
-DEMOS = {"classify": "town", "segment": "scenery"}
+DEMOS = {"classify": "town", "segment": "scenery", "adapt": "foggy"}
 """What `visloom demo SYSTEM` trains."""
 
 
@@ -159,7 +159,12 @@ def demo(args: Namespace) -> int:
                 f"there is no demo of {system!r}; there is {one_of(DEMOS, 'and')}\n  {near}".rstrip()
             )
     for system in systems:
-        _demo_one(args, system)
+        if system == "adapt":
+            from visloom.commands import adapting
+
+            adapting.demo(args, host_settings(args), told(args))
+        else:
+            _demo_one(args, system)
     return 0
 
 
