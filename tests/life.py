@@ -31,11 +31,11 @@ from tests.worlds import Jitter, Numbers
 from visloom import change, faults
 from visloom.drive import resume, train
 from visloom.errors import VisloomError
-from visloom.run import Ema, Eval, Host, How, Run, Save
+from visloom.run import Ema, Eval, Host, How, Log, Run, Save
 from visloom.sample import Sample
 from visloom.stream import Ordered, Shuffled
 from visloom.task import Batch, Losses
-from visloom.units import Monitor, Steps
+from visloom.units import Epochs, Monitor, NonFinite, Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,6 +104,19 @@ def pair(out: Path, workers: int) -> Run:
 def broken_pair(out: Path, workers: int) -> Run:
     """For two processes, one of which meets a loss that is not finite, with a scaler."""
     return small_run(out, task=Recording(marks=str(out), poison=("n9",)), how=How(precision="fp16"))
+
+
+def returning_pair(out: Path, workers: int) -> Run:
+    """For two processes: a loss that is not finite in step 6 of each epoch of 6, and a save after step 4 or 8."""
+    return small_run(
+        out,
+        task=Recording(marks=str(out), poison=("n45",)),
+        train=Shuffled(source=Numbers(size=50), batch=8, transform=(Jitter(),), shuffle=False),
+        how=How(precision="fp32", non_finite=NonFinite("rollback", 9)),
+        length=Epochs(2),
+        save=Save(every=Steps(4)),
+        log=Log(every=Steps(2), tensorboard=False, report=False, images=0),
+    )
 
 
 def hanging_pair(out: Path, workers: int) -> Run:

@@ -172,8 +172,9 @@ class Torchrun:
 @pytest.mark.nightly
 def test_torchrun_restarts_all_and_they_end_like_the_run_that_was_not_killed(tmp_path, whole):
     with Torchrun(tmp_path, "tests.life", tmp_path, "unhurried_pair", restarts=2) as job:
-        for lines in (20, 60):
-            until(tmp_path / "ids-1.txt", lines)
+        read = tmp_path / "ids-1.txt"  # 48 lines in a life that nothing interrupts
+        for more in (20, 12):
+            until(read, (read.read_text().count("\n") if read.exists() else 0) + more)
             os.kill(job.workers()[1], signal.SIGKILL)
         assert job.process.wait(240) == 0, job.said.read_text()
     assert not end_of(only(tmp_path)).differs(whole)
@@ -188,7 +189,7 @@ def test_without_restarts_the_command_ends_and_names_the_lost_process_once(world
         assert job.process.wait(180) == 1
     said = job.said.read_text()
     assert said.count("error: process 0 (pid ") == 1 and "is gone" in said
-    assert "Traceback" not in said.partition("torch.distributed.elastic")[0]
+    assert said.count("Traceback") == said.count("ChildFailedError: ") == 1, said  # torchrun's own
 
 
 @pytest.mark.nightly
