@@ -213,19 +213,52 @@ def _processes() -> Iterator[Finding]:
     ways = multiprocessing.get_all_start_methods()
     text = f"data workers by {', '.join(ways)}; host.start=auto means {start_method(Host())}"
     yield Finding("good", "workers", text)
+    yield from _several(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def _several(gpus: int) -> Iterator[Finding]:
+    """Try what `--nproc` stands on: gloo always, NCCL as far as there are GPUs."""
+    import torch
+
+    from visloom.loader import start_method
+    from visloom.run import Host
+    from visloom.several import added_up
+
     group = torch.distributed
     if not group.is_available():
         yield Finding("note", "processes", "this torch has no torch.distributed: --nproc cannot be used")
         return
-    there = [
-        name
-        for name, has in (("gloo", group.is_gloo_available()), ("nccl", group.is_nccl_available()))
-        if has
-    ]
-    lost = torch.cuda.is_available() and "nccl" not in there
-    advice = "; several GPUs need nccl" if lost else ""
-    mark: Mark = "note" if lost or not there else "good"
-    yield Finding(mark, "processes", f"{', '.join(there) or 'no backend'} for --nproc{advice}")
+    if group.is_gloo_available():
+        began = perf_counter()
+        problem = added_up("gloo", 2, start_method(Host()))
+        took = duration(perf_counter() - began)
+        tried = "two processes on the CPU added up a number by gloo"
+        failed = f"two processes could not talk by gloo: {problem}; --nproc fails here. The host name must have an "
+        failed += "address, or GLOO_SOCKET_IFNAME name an interface (lo for one machine)"
+        yield Finding("note" if problem else "good", "processes", failed if problem else f"{tried} in {took}")
+    else:
+        yield Finding("note", "processes", "this torch has no gloo: --nproc cannot be used")
+    yield _nccl(gpus, torch.cuda.nccl.version() if group.is_nccl_available() else None)
+
+
+def _nccl(gpus: int, version: tuple[int, ...] | None) -> Finding:
+    """Try NCCL on the GPUs that there are, or say that nothing of it can be tried."""
+    from visloom.several import added_up
+
+    if not gpus:
+        text = "not tried: there is no GPU. --nproc trains on the CPU by gloo; how several GPUs exchange "
+        return Finding("note", "nccl", text + "gradients cannot be tested on this machine")
+    if version is None:
+        return Finding("note", "nccl", "not in this torch: several GPUs cannot be used")
+    named, problem = ".".join(map(str, version)), added_up("nccl", gpus, "spawn")
+    if problem:
+        return Finding(
+            "note", "nccl", f"{named} does not work on {gpus} GPU(s): {problem}; train with --gpus 0"
+        )
+    if gpus == 1:
+        text = f"{named} works in one process on one GPU; an exchange between GPUs cannot be tested with one"
+        return Finding("note", "nccl", text)
+    return Finding("good", "nccl", f"{named}: {gpus} processes added up a number, one GPU each")
 
 
 # ------------------------------------------------------------------------------------------------- the recipe

@@ -9,7 +9,7 @@ import torch
 
 from tests.small import Small, SmallModule, small_run
 from tests.tiny import make_recipe
-from visloom import doctor
+from visloom import doctor, several
 from visloom.cli import main
 from visloom.run import Rule
 from visloom.task import Losses
@@ -58,6 +58,55 @@ def test_a_folder_that_cannot_be_written_is_bad(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda place, mode: False)  # root may write everywhere
     found = list(doctor._memory_and_disk(tmp_path / "deep" / "runs"))
     assert [f.name for f in found if f.mark == "bad"] == ["runs"]
+
+
+# -------------------------------------------------------------------------------------------- several processes
+
+
+def test_gloo_is_tried_and_of_nccl_it_is_said_what_could_be():
+    gloo, nccl = doctor._several(0)
+    assert (gloo.mark, nccl.mark) == ("good", "note")
+    assert "two processes on the CPU added up a number by gloo" in gloo.text
+    assert "not tried: there is no GPU" in nccl.text and "cannot be tested on this machine" in nccl.text
+
+
+def test_processes_that_cannot_talk_are_told_with_the_reason(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchcard")
+    gloo, _ = doctor._several(0)
+    assert gloo.mark == "note" and "nosuchcard" in gloo.text and "--nproc fails here" in gloo.text
+
+
+def test_processes_that_do_not_meet_are_not_waited_for():
+    assert several.added_up("gloo", 2, "spawn", patience=0.0) == "they did not find each other within 0 s"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "version", "problem", "mark", "said"),
+    [
+        (
+            1,
+            (2, 27, 5),
+            "",
+            "note",
+            "2.27.5 works in one process on one GPU; an exchange between GPUs cannot",
+        ),
+        (4, (2, 27, 5), "", "good", "4 processes added up a number, one GPU each"),
+        (
+            2,
+            (2, 27, 5),
+            "unhandled system error",
+            "note",
+            "does not work on 2 GPU(s): unhandled system error",
+        ),
+        (2, None, "", "note", "not in this torch"),
+    ],
+)
+def test_what_is_said_of_nccl_where_there_are_gpus(monkeypatch, gpus, version, problem, mark, said):
+    asked = []
+    monkeypatch.setattr(several, "added_up", lambda *words: asked.append(words) or problem)
+    found = doctor._nccl(gpus, version)
+    assert found.mark == mark and said in found.text
+    assert asked == ([("nccl", gpus, "spawn")] if version else [])
 
 
 # ------------------------------------------------------------------------------------------------ one step
