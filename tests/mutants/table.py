@@ -23,6 +23,9 @@ _POWER = "tests/faults/test_power_loss.py::test_a_cut_anywhere_leaves_a_checkpoi
 _STORE = "tests/unit/test_checkpoint.py::"
 _RESUME = "tests/e2e/test_resume.py::"
 _NAN = "tests/e2e/test_nonfinite.py::"
+_MANY = "tests/distributed/test_one_from_many.py::"
+_TWO = "tests/distributed/test_two_ranks.py::"
+_LOST = "tests/distributed/test_lost.py::"
 
 MUTANTS = (
     # ------------------------------------------------------------------------------------------------ checkpoints
@@ -211,6 +214,140 @@ MUTANTS = (
         "if locked is False or (",
         "if (",
         ("tests/unit/test_rundir.py::test_a_live_process_is_named_and_a_killed_one_is_succeeded",),
+    ),
+    # ------------------------------------------------------------------------------------------ several processes
+    Mutant(
+        "a batch is cut for processes before it is cut into micro-batches",
+        "visloom/loader.py",
+        ".shard(micro, self.accumulate).shard(self.rank, self.world)",
+        ".shard(self.rank, self.world).shard(micro, self.accumulate)",
+        (_MANY + "test_idle_parameters_rest_as_in_one_process",),
+    ),
+    Mutant(
+        "every process reads the whole batch",
+        "visloom/loader.py",
+        ".shard(micro, self.accumulate).shard(self.rank, self.world)",
+        ".shard(micro, self.accumulate)",
+        (_MANY + "test_the_same_samples_at_every_step",),
+    ),
+    Mutant(
+        "batches of an evaluation are dealt out twice",
+        "visloom/evaluation.py",
+        "return self.rank + step * self.world",
+        "return self.rank + step",
+        (_MANY + "test_an_evaluation_is_the_same_to_the_last_bit",),
+    ),
+    Mutant(
+        "an evaluation does not count its samples",
+        "visloom/evaluation.py",
+        "deal.samples() if whole else None",
+        "None",
+        (_MANY + "test_a_sample_that_is_lost_or_seen_twice_is_noticed_by_all",),
+    ),
+    Mutant(
+        "batch norms keep to their process",
+        "visloom/dist.py",
+        "        task = synchronise(task, device)\n",
+        "        pass\n",
+        (_MANY + "test_the_gradients_of_one_process",),
+    ),
+    Mutant(
+        "a loss is divided by the items of its process",
+        "visloom/dist.py",
+        "if world().size == 1 or not torch.is_grad_enabled():",
+        "if world().size:",
+        (_MANY + "test_the_gradients_of_one_process",),
+    ),
+    Mutant(
+        "every micro-batch exchanges gradients",
+        "visloom/dist.py",
+        "return Wrapped(call, parallel.no_sync)",
+        "return Wrapped(call, nullcontext)",
+        (_MANY + "test_micro_batches_but_the_last_exchange_nothing",),
+    ),
+    Mutant(
+        "no micro-batch exchanges gradients",
+        "visloom/engine.py",
+        "if micro < how.accumulate - 1 else _NOTHING",
+        "if micro < how.accumulate else _NOTHING",
+        (_TWO + "test_both_hold_the_same_weights",),
+    ),
+    Mutant(
+        "idle parameters are not looked for",
+        "visloom/dist.py",
+        "find_unused_parameters=task.sparse,",
+        "find_unused_parameters=False,",
+        (_MANY + "test_idle_parameters_rest_as_in_one_process",),
+    ),
+    Mutant(
+        "a checkpoint is read before the first process has written it",
+        "visloom/launch.py",
+        "self.checkpoints.join()\n        dist.barrier()",
+        "self.checkpoints.join()",
+        (_TWO + "test_both_go_back_to_the_same_checkpoint_although_it_is_still_being_written",),
+    ),
+    Mutant(
+        "each process makes a directory",
+        "visloom/drive.py",
+        "create(Path(run.host.out), run.name) if dist.world().first else None",
+        "create(Path(run.host.out), run.name)",
+        (_TWO + "test_the_first_one_writes",),
+    ),
+    Mutant(
+        "a process keeps a signal to itself",
+        "visloom/signals.py",
+        "if not self._alone and dist.any_rank(self.asked is not None):",
+        "if not self._alone and self.asked is not None:",
+        (_TWO + "test_a_signal_to_one_of_them_makes_both_leave_at_the_same_step",),
+    ),
+    Mutant(
+        "sums of another number of processes are dropped",
+        "visloom/meter.py",
+        "if world == here.size else list(range(world))",
+        "if world == here.size else []",
+        (_TWO + "test_another_number_of_processes_goes_on_with_the_same_data_and_promises_no_bits",),
+    ),
+    Mutant(
+        "the number of processes is nobody's business at a resume",
+        "visloom/provenance.py",
+        '"threads", "world_size", *_HOW',
+        '"threads", *_HOW',
+        (_TWO + "test_another_number_of_processes_goes_on_with_the_same_data_and_promises_no_bits",),
+    ),
+    Mutant(
+        "nobody answers a roll call",
+        "visloom/peers.py",
+        'self.store.set(f"at/{self.rank}", json.dumps(asdict(self._place())))\n                    return',
+        "return",
+        (_LOST + "test_a_hung_process_is_named_with_its_line",),
+    ),
+    Mutant(
+        "no roll is called",
+        "visloom/peers.py",
+        "if isinstance(error, VisloomError) or not failed_exchange(error):",
+        "if isinstance(error, Exception):",
+        (_LOST + "test_a_killed_process_is_named_by_the_other_one",),
+    ),
+    Mutant(
+        "a failure is not told to the others",
+        "visloom/peers.py",
+        "_peers.tell_end((str(error)",
+        "str((str(error)",
+        (_LOST + "test_the_failure_of_one_is_its_own_to_tell",),
+    ),
+    Mutant(
+        "a restarted job begins another run",
+        "visloom/drive.py",
+        "if dist.attempt():",
+        "if dist.attempt() < 0:",
+        (_LOST + "test_the_same_command_goes_on_with_its_run_after_a_restart",),
+    ),
+    Mutant(
+        "a job takes up the run of another one",
+        "visloom/drive.py",
+        'if made.get("job") == dist.job():',
+        'if made.get("job") != dist.job():',
+        (_LOST + "test_the_same_command_goes_on_with_its_run_after_a_restart",),
     ),
     # --------------------------------------------------------------------------------------------------- security
     Mutant(
