@@ -238,7 +238,8 @@ def _several(gpus: int) -> Iterator[Finding]:
         yield Finding("note" if problem else "good", "processes", failed if problem else f"{tried} in {took}")
     else:
         yield Finding("note", "processes", "this torch has no gloo: --nproc cannot be used")
-    yield _nccl(gpus, torch.cuda.nccl.version() if group.is_nccl_available() else None)
+    version = torch.cuda.nccl.version() if group.is_nccl_available() else None  # type: ignore[no-untyped-call]
+    yield _nccl(gpus, version)
 
 
 def _nccl(gpus: int, version: tuple[int, ...] | None) -> Finding:
