@@ -143,7 +143,7 @@ def without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
 # -------------------------------------------------------------------------------------------------- the demo
 
 
-DEMOS = {"classify": "town", "segment": "scenery", "adapt": "foggy"}
+DEMOS = {"classify": "town", "segment": "scenery", "adapt": "foggy", "fusion": "rides"}
 """What `visloom demo SYSTEM` trains."""
 
 

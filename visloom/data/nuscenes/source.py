@@ -126,7 +126,7 @@ class NuScenes(Source):
         image = read_image(opened.root / str(scene["picture_file"][row]))
         lens = np.hstack([scene["intrinsic"][row], np.zeros((3, 1))])
         radar, notes = self._radar(opened.root, scene, moment, camera, pose)
-        boxes = _in_camera(scene, moment, pose, lens, image.shape[:2], drop=self.hidden == "drop")
+        boxes = in_camera(scene, moment, pose, lens, image.shape[:2], drop=self.hidden == "drop")
         return Sample(
             id=Path(str(scene["picture_file"][row])).stem,
             image=image,
@@ -193,7 +193,7 @@ def radar_rows(returns: Array, matrix: Array, age: float) -> NDArray[np.float32]
     return np.concatenate(rows, 1).astype(np.float32)
 
 
-def _in_camera(
+def in_camera(
     scene: dict[str, Array], moment: int, pose: Array, lens: Array, size: tuple[int, int], *, drop: bool
 ) -> dict[str, Array]:
     """The boxes that a camera sees, in its frame: the fields of a scene sample."""

@@ -37,10 +37,10 @@ def make_scene(key: int, focus: str | None = None, weather: str = "") -> Scene:
     and in about two of five scenes something hides a part.
     """
     first = uniforms(fold(key, "street"), 24)
-    street = _street(first[:8])
+    street = street_of(first[:8])
     if weather:
         first[10] = WEATHERS[weather]
-    weather_now = _weather(first[8:14])
+    weather_now = weather_of(first[8:14])
     draws = uniforms(fold_array(fold(key, "things"), np.arange(64)), 8)  # (64, 8)
     eye, across = float(1.2 + 1.4 * first[14] ** 2), float(2 * first[15] - 1)
     camera = Camera(eye=eye, x=across * street.half, yaw=float(0.16 * (first[16] - 0.5)))
@@ -59,7 +59,7 @@ def make_scene(key: int, focus: str | None = None, weather: str = "") -> Scene:
 # ---- the parts of a street
 
 
-def _street(u: Floats) -> Street:
+def street_of(u: Floats) -> Street:
     lanes = 1 + int(u[0] < 0.4)
     grey = 70 + 40 * u[1]
     paving = 140 + 50 * u[2]
@@ -75,7 +75,7 @@ def _street(u: Floats) -> Street:
     )
 
 
-def _weather(u: Floats) -> Weather:
+def weather_of(u: Floats) -> Weather:
     """Clear (36 %), cloudy (26 %), fog, rain (10 % each), snow (5 %), dusk (7 %) or night (6 %)."""
     turn, height = 2 * math.pi * u[0], 0.35 + 0.75 * u[1]
     sun = (math.cos(turn) * math.cos(height), math.sin(height), math.sin(turn) * math.cos(height))

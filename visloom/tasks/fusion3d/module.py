@@ -9,6 +9,7 @@ no secondary heads, and this is CenterNet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,6 +65,10 @@ class FusionModule(TaskModule):
         self.secondary = nn.ModuleDict({n: _head(channels + 3, spec.hidden, c, 3) for n, c in second.items()})
         heat = cast(nn.Conv2d, cast(nn.Sequential, self.primary["heat"])[-1])
         nn.init.constant_(cast(Tensor, heat.bias), spec.prior)
+        for heads in (self.primary, self.secondary):
+            if "depth" in heads:  # begins at 20 metres; from 1 metre the first steps are huge
+                depth = cast(nn.Conv2d, cast(nn.Sequential, heads["depth"])[-1])
+                nn.init.constant_(cast(Tensor, depth.bias), -math.log(20.0))
         values = spec.normalisation()
         std, mean = torch.tensor(values.std), torch.tensor(values.mean)
         self.register_buffer("scale", (1 / std)[:, None, None], persistent=False)  # (3, 1, 1)

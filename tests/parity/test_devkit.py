@@ -1,0 +1,116 @@
+"""nuscenes-devkit: it loads the roots that the town writes, and scores detections as we do, to 1e-6.
+
+The devkit itself is asked where it is installed; its answers about the same root are recorded for everywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from visloom.data.nuscenes.names import CLASSES
+from visloom.data.nuscenes.source import NuScenes
+from visloom.data.town.rides import Rides
+from visloom.data.town.root import VERSION, write_root
+from visloom.data.truth import Truth, WorldBoxes
+from visloom.keys import generator
+from visloom.tasks.fusion3d import Fusion3d
+from visloom.tasks.fusion3d.nds import Rules, evaluate
+from visloom.tasks.fusion3d.world import submission
+
+RECORDED = Path(__file__).with_name("nuscenes_devkit.json")
+SOURCE = Rides(part="val", rides=2, moments=3, height=64, width=128)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_root(tmp_path_factory.mktemp("town") / "root", {"town_val": SOURCE})
+
+
+def truths_of(root: Path) -> list[Truth]:
+    source = NuScenes(root=str(root), scenes="town_val")
+    found = {}
+    for i in range(len(source)):
+        sample = source.read(i)
+        found[sample.extra["token"]] = sample.extra["truth"]
+    return list(found.values())
+
+
+def detections(truths: list[Truth], noise: float) -> dict[str, WorldBoxes]:
+    """The truth itself, or moved, turned, resized, renamed and doubled at random."""
+    found = {}
+    for number, truth in enumerate(truths):
+        boxes, draws = truth.boxes.pick(truth.boxes.points != 0), generator(number)
+        boxes = replace(boxes, score=draws.random(len(boxes)), velocity=np.nan_to_num(boxes.velocity))
+        if noise:
+            boxes = WorldBoxes.join([boxes, boxes.pick(draws.random(len(boxes)) < 0.4)])
+            count = len(boxes)
+            boxes = replace(
+                boxes,
+                center=boxes.center + noise * draws.standard_normal((count, 3)),
+                size=boxes.size * draws.uniform(0.8, 1.2, (count, 3)),
+                velocity=boxes.velocity + draws.standard_normal((count, 2)),
+                rotation=boxes.rotation + 0.1 * draws.standard_normal((count, 4)) * (1, 0, 0, 1),
+                score=np.round(draws.random(count), 2),
+                attribute=np.where(draws.random(count) < 0.2, (boxes.attribute + 1) % 8, boxes.attribute),
+            )
+            norm = np.linalg.norm(boxes.rotation, axis=1, keepdims=True)
+            boxes = replace(boxes, rotation=boxes.rotation / norm)
+        found[truth.token] = boxes
+    return found
+
+
+def test_perfect_detections_score_one(root):
+    truths = truths_of(root)
+    scores = evaluate(detections(truths, 0.0), truths, CLASSES)
+    assert scores.nds == pytest.approx(1.0, abs=1e-9) and scores.mean_ap == pytest.approx(1.0)
+
+
+def test_recorded_answers(root):
+    truths = truths_of(root)
+    summary = evaluate(detections(truths, 0.7), truths, CLASSES).summary(Rules())
+    agree(summary, json.loads(RECORDED.read_text()))
+
+
+def agree(mine, theirs) -> None:
+    """Every number of two summaries, NaN where NaN is; same names."""
+    skip = ("eval_time", "meta")
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if name in skip:
+            continue
+        if isinstance(value, dict):
+            agree(mine[name], value)
+        elif isinstance(value, int | float):
+            assert mine[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
+        else:
+            assert mine[name] == value
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.7])
+def test_the_devkit_itself(root, tmp_path, noise):
+    pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed: pip install --no-deps nuscenes-devkit")
+    truths = truths_of(root)
+    found = detections(truths, noise)
+    summary = ask_devkit(root, tmp_path, json.dumps(submission(found, Fusion3d())))
+    if not noise:
+        assert summary["nd_score"] == pytest.approx(1.0)
+    agree(evaluate(found, truths, CLASSES).summary(Rules()), summary)
+
+
+def ask_devkit(root: Path, folder: Path, text: str) -> dict:
+    """The devkit's metrics_summary.json of a submission."""
+    from nuscenes import NuScenes as Devkit
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    file = folder / "results.json"
+    file.write_text(text)
+    devkit = Devkit(version=VERSION, dataroot=str(root), verbose=False)
+    judge = DetectionEval(devkit, config_factory("detection_cvpr_2019"), str(file), "town_val", str(folder), verbose=False)
+    judge.main(render_curves=False)
+    return json.loads((folder / "metrics_summary.json").read_text())
