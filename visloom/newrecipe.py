@@ -26,6 +26,7 @@ _RECIPE_OF = {
     "Mnist": "{name}",
     "VocLabels": "voc_labels",
     "Clothes": "clothes",
+    "NuScenes": "nuscenes",
     **dict.fromkeys(("Masks", "Voc", "Cityscapes", "Ade20k", "CocoStuff", "CocoStuff10k"), "masks"),
 }  # class of a source -> recipe that knows it; `folder` takes every other one
 

@@ -93,7 +93,9 @@ def agree(mine, theirs) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.7])
 def test_the_devkit_itself(root, tmp_path, noise):
-    pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed: pip install --no-deps nuscenes-devkit")
+    pytest.importorskip(
+        "nuscenes", reason="nuscenes-devkit is not installed: pip install --no-deps nuscenes-devkit"
+    )
     truths = truths_of(root)
     found = detections(truths, noise)
     summary = ask_devkit(root, tmp_path, json.dumps(submission(found, Fusion3d())))
@@ -111,6 +113,8 @@ def ask_devkit(root: Path, folder: Path, text: str) -> dict:
     file = folder / "results.json"
     file.write_text(text)
     devkit = Devkit(version=VERSION, dataroot=str(root), verbose=False)
-    judge = DetectionEval(devkit, config_factory("detection_cvpr_2019"), str(file), "town_val", str(folder), verbose=False)
+    judge = DetectionEval(
+        devkit, config_factory("detection_cvpr_2019"), str(file), "town_val", str(folder), verbose=False
+    )
     judge.main(render_curves=False)
     return json.loads((folder / "metrics_summary.json").read_text())

@@ -182,3 +182,13 @@ def test_submissions_are_checked(tmp_path):
     file.write_text("[]")
     with pytest.raises(DataError, match="no submission"):
         read_submission(file, ["a"], CLASSES, ATTRIBUTES)
+
+
+def test_a_recipe_is_written_for_a_root(root, tmp_path):
+    from visloom.config import load
+    from visloom.newrecipe import write_new
+
+    made = write_new(tmp_path / "mine.yaml", root)
+    run = load(made.file)
+    assert "nuScenes" in made.said[0] and run.train.source.scenes == "mini_train"
+    assert run.evals["val"].stream.source.scenes == "mini_val" and run.train.batch < 18

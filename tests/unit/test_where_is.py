@@ -13,6 +13,7 @@ SECTIONS = {
     "classification": "mmclassification",
     "segmentation_data": "pytorch-segmentation template: data",
     "detection": "DA Faster R-CNN",
+    "centerfusion": "CenterFusion",
 }
 LISTS = [ROOT / "tests" / "names" / f"{name}.txt" for name in SECTIONS]
 

@@ -43,10 +43,24 @@ def recognise(folder: str | Path) -> Layout | None:
     from visloom.data.folder import recognise as pictures
     from visloom.data.mask_layout import recognise as masks
     from visloom.data.mnist import recognise as mnist
+    from visloom.data.nuscenes.source import recognise as nuscenes
     from visloom.data.voc import recognise as voc
     from visloom.data.voc_labels import recognise as voc_labels
 
-    readers = (cifar, mnist, clothes, voc, voc_labels, cityscapes, ade20k, cocostuff, arrays, masks, pictures)
+    readers = (
+        nuscenes,
+        cifar,
+        mnist,
+        clothes,
+        voc,
+        voc_labels,
+        cityscapes,
+        ade20k,
+        cocostuff,
+        arrays,
+        masks,
+        pictures,
+    )
     for reader in readers:
         found = reader(Path(folder))
         if found is not None:

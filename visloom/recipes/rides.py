@@ -1,9 +1,9 @@
 """Rides through the embedded town: six cameras, five radars, things that move. No data set, no download.
 
-    visloom train rides                 two minutes on two cores: a narrow network at 128x224
-    visloom train rides:camera          the same without radar
-    visloom train rides:permuted        radar of another moment: a control
-    visloom train rides:proof           for half an hour on two cores
+visloom train rides                 two minutes on two cores: a narrow network at 128x224
+visloom train rides:camera          the same without radar
+visloom train rides:permuted        radar of another moment: a control
+visloom train rides:proof           for half an hour on two cores
 """
 
 from __future__ import annotations
@@ -34,11 +34,17 @@ def rides() -> Run:
         train=Shuffled(
             source=Rides(part="train", rides=8),
             batch=8,
-            transform=(FlipScene(), Frame(size=(128, 224), shift=0.05), ColorJitter(brightness=0.2, contrast=0.2)),
+            transform=(
+                FlipScene(),
+                Frame(size=(128, 224), shift=0.05),
+                ColorJitter(brightness=0.2, contrast=0.2),
+            ),
         ),
         evals={
             "val": Eval(
-                stream=Ordered(source=Rides(part="val", rides=2), batch=12, transform=(Frame(size=(128, 224)),)),
+                stream=Ordered(
+                    source=Rides(part="val", rides=2), batch=12, transform=(Frame(size=(128, 224)),)
+                ),
                 every=None,
                 monitor=Monitor("max", "nds"),
             )

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visloom.data.images import read_image
+from visloom.data.layout import Layout
 from visloom.data.nuscenes.names import CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
 from visloom.data.nuscenes.pcd import read_pcd, usable
-from visloom.data.nuscenes.tables import SWEEPS, Index, convert, version_of
+from visloom.data.nuscenes.tables import SWEEPS, Index, convert, scene_names, version_of
 from visloom.data.scene3d import seen_boxes, uncovered
 from visloom.data.space import inverse, move, rotation_matrix, wrap
 from visloom.data.truth import Truth, WorldBoxes
@@ -259,3 +260,29 @@ def truth_of(scene: dict[str, Array], moment: int) -> Truth:
 
     known = scene["box_label"] >= 0
     return Truth(str(scene["token"][moment]), scene["origin"][moment], pick(known), pick(~known))
+
+
+def recognise(folder: Path) -> Layout | None:
+    """Return what a data root of nuScenes holds (its splits, the mini ones, or all scenes), or None if it is none."""
+    found = sorted(path.parent.name for path in folder.glob("*/sample_data.json"))
+    if not found:
+        return None
+    version = found[0]
+    for train, val in (("train", "val"), ("mini_train", "mini_val"), ("all", "all")):
+        try:
+            names = [scene_names(folder, version, split) for split in (train, val)]
+        except DataError:
+            continue
+        return Layout(
+            kind=f"nuScenes {version}",
+            parts={
+                name: NuScenes(version=version, scenes=split)
+                for name, split in (("train", train), ("val", val))
+            },
+            classes=CLASSES,
+            said=(
+                f"{len(names[0])} scenes to train on ({train}), {len(names[1])} to validate on ({val})",
+                *((f"other versions here: {', '.join(found[1:])}",) if found[1:] else ()),
+            ),
+        )
+    return None

@@ -1,6 +1,7 @@
 """Rides: a car drives through the town with six cameras and five radars, among things that move.
 
-Ride i is a function of (seed, i). It has the same arrays as a scene of nuScenes (`visloom/data/nuscenes/tables.py`), so the
+Ride i is a function of (seed, i). It has the same arrays as a scene of nuScenes
+(`visloom/data/nuscenes/tables.py`), so the
 same code reads both; `visloom/data/town/root.py` writes rides to disk as a nuScenes data root.
 The town's x (right), y (up), z (along the street) become the world's y (left, negated), z (up), x (ahead).
 """
@@ -32,8 +33,13 @@ YAWS = {"CAM_FRONT": 0, "CAM_FRONT_RIGHT": 55, "CAM_BACK_RIGHT": 110, "CAM_BACK"
         "CAM_FRONT_LEFT": -55}  # fmt: skip
 """Degrees to the right that each camera looks."""
 
-RADAR_PLACES = {"RADAR_FRONT": (3.4, 0.0, 0.0), "RADAR_FRONT_LEFT": (2.4, 0.8, 1.571), "RADAR_FRONT_RIGHT": (2.4, -0.8, -1.571),
-                "RADAR_BACK_LEFT": (-0.6, 0.6, 3.05), "RADAR_BACK_RIGHT": (-0.6, -0.6, -3.05)}  # fmt: skip
+RADAR_PLACES = {
+    "RADAR_FRONT": (3.4, 0.0, 0.0),
+    "RADAR_FRONT_LEFT": (2.4, 0.8, 1.571),
+    "RADAR_FRONT_RIGHT": (2.4, -0.8, -1.571),
+    "RADAR_BACK_LEFT": (-0.6, 0.6, 3.05),
+    "RADAR_BACK_RIGHT": (-0.6, -0.6, -3.05),
+}
 """Ahead and left of the car's middle in metres, and the angle to the left that each radar looks."""
 
 KINDS = {
@@ -63,7 +69,8 @@ class Mover(NamedTuple):
 
 @dataclass(frozen=True)
 class Radar:
-    """How the radars see. detects: of things in view.  returns: of a thing at most.  clutter: false returns, on average.
+    """How the radars see. detects: of things in view.  returns: of a thing at most.  clutter: false returns,
+    on average.
 
     range_noise, side_noise: metres.  speed_noise: m/s.  reach: metres.
     """
@@ -102,7 +109,9 @@ def drive(seed: int, number: int, moments: int, size: tuple[int, int], radar: Ra
     lens = np.array([[focal, 0, width / 2], [0, focal, 0.44 * height], [0, 0, 1]])
     camera = Camera(width, height, focal, width / 2, 0.44 * height, EYE)
     images, rows = [], {name: [] for name in ("moment", "camera", "pose")}
-    boxes: dict[str, list[Any]] = {n: [] for n in ("moment", "label", "center", "size", "rotation", "velocity", "attribute", "points")}
+    boxes: dict[str, list[Any]] = {
+        n: [] for n in ("moment", "label", "center", "size", "rotation", "velocity", "attribute", "points")
+    }
     sweeps: dict[str, list[Any]] = {n: [] for n in ("moment", "radar", "pose")}
     returns, origins = {}, []
     for moment in range(moments):
@@ -156,14 +165,14 @@ def camera_pose(car: Array, degrees: float) -> Array:
     pose[:3, 0] = -math.sin(yaw), -math.cos(yaw), 0
     pose[:3, 1] = 0, 0, -1
     pose[:3, 2] = math.cos(yaw), -math.sin(yaw), 0
-    pose[:3, 3] = car + (0, 0, EYE)
+    pose[:3, 3] = car + np.array([0, 0, EYE])
     return pose
 
 
 def radar_pose(car: Array, channel: str) -> Array:
     """A radar's frame -> the world."""
     ahead, left, yaw = RADAR_PLACES[channel]
-    return transform(about_z(yaw), car + (ahead, left, RADAR_HEIGHT))
+    return transform(about_z(yaw), car + np.array([ahead, left, RADAR_HEIGHT]))
 
 
 def _population(key: int, half: float, walk: float) -> tuple[tuple[Mover, ...], tuple[Thing, ...]]:
@@ -177,8 +186,13 @@ def _population(key: int, half: float, walk: float) -> tuple[tuple[Mover, ...], 
             thing = thing._replace(paint=(_PAINT[name], *thing.paint[1:]))
         movers.append(Mover(name, thing, speed * math.sin(heading), speed * math.cos(heading)))
 
-    low, high = ("traffic_cone", "barrier", "bicycle", "motorcycle"), ("truck", "bus", "trailer", "construction_vehicle")
-    for i, name in enumerate(low):  # one of each near the beginning: low ones along the right kerb, high ones opposite
+    low, high = (
+        ("traffic_cone", "barrier", "bicycle", "motorcycle"),
+        ("truck", "bus", "trailer", "construction_vehicle"),
+    )
+    for i, name in enumerate(
+        low
+    ):  # one of each near the beginning: low ones along the right kerb, high ones opposite
         add(name, draws[i], half + 0.3, 7.0 + 4.5 * i + 2 * float(draws[i, 7]), 0.0, 0.0)
     for i, name in enumerate(high):
         add(name, draws[4 + i], 1.4 - half, 11.0 + 11.5 * i + 2 * float(draws[4 + i, 7]), math.pi, 0.0)
@@ -187,11 +201,25 @@ def _population(key: int, half: float, walk: float) -> tuple[tuple[Mover, ...], 
         name = ("car", "car", "car", "truck", "motorcycle", "bicycle")[i]
         along = u[0] < 0.4
         x = half * (0.28 if along else -0.28) + (0.6 if along else 0.0)
-        add(name, u, float(x), -30.0 + 22.0 * i + 12 * float(u[7]), 0.0 if along else math.pi, 3.0 + 7.0 * float(u[5]))
+        add(
+            name,
+            u,
+            float(x),
+            -30.0 + 22.0 * i + 12 * float(u[7]),
+            0.0 if along else math.pi,
+            3.0 + 7.0 * float(u[5]),
+        )
     for i in range(7):  # parked cars
         u = draws[16 + i]
         side = 1 if u[0] < 0.5 else -1
-        add("car", u, side * (half - 1.1), -75.0 + 10.0 * i + 45.0 * (i > 4) + 5 * float(u[7]), 0.0 if u[2] < 0.5 else math.pi, 0.0)
+        add(
+            "car",
+            u,
+            side * (half - 1.1),
+            -75.0 + 10.0 * i + 45.0 * (i > 4) + 5 * float(u[7]),
+            0.0 if u[2] < 0.5 else math.pi,
+            0.0,
+        )
     for i in range(9):  # people, most of them walking
         u = draws[24 + i]
         side = 1 if u[0] < 0.5 else -1
@@ -204,7 +232,15 @@ def _population(key: int, half: float, walk: float) -> tuple[tuple[Mover, ...], 
         z = -70.0
         for i, u in enumerate(some):
             if i % 2:
-                scenery.append(dress("house", u, x=side * (half + walk + 6.5 + 3 * float(u[5])), z=z, heading=-side * math.pi / 2))
+                scenery.append(
+                    dress(
+                        "house",
+                        u,
+                        x=side * (half + walk + 6.5 + 3 * float(u[5])),
+                        z=z,
+                        heading=-side * math.pi / 2,
+                    )
+                )
                 z += 13.0
             elif u[0] < 0.6:
                 scenery.append(dress("tree", u, x=side * (half + walk - 0.4), z=z, heading=0.0))
@@ -235,7 +271,13 @@ def _attribute(name: str, speed: float) -> int:
 
 
 def _sweep(
-    draws: np.random.Generator, channel: str, car: Array, visible: list[tuple[int, Mover]], time: float, radar: Radar, hits: Array
+    draws: np.random.Generator,
+    channel: str,
+    car: Array,
+    visible: list[tuple[int, Mover]],
+    time: float,
+    radar: Radar,
+    hits: Array,
 ) -> Array:
     """What a radar returns at a time: of each thing in its view some points of the near side, and clutter.
 
@@ -253,7 +295,9 @@ def _sweep(
         speed = back[:3, :3] @ (mover.along, -mover.right, 0.0)
         turn = -thing.heading - math.atan2(back[0, 1], back[0, 0]) - bearing  # of the thing against the ray
         cos, sin = max(abs(math.cos(turn)), 1e-6), max(abs(math.sin(turn)), 1e-6)
-        half = min(thing.length / cos, thing.width / sin) / 2  # from the middle to the side that the ray meets
+        half = (
+            min(thing.length / cos, thing.width / sin) / 2
+        )  # from the middle to the side that the ray meets
         for _ in range(1 + int(draws.integers(radar.returns))):
             near = far - half * draws.uniform(0.6, 1.0) + radar.range_noise * draws.standard_normal()
             aside = radar.side_noise * draws.standard_normal()
@@ -351,4 +395,5 @@ class Rides(Source):
         return np.concatenate(parts)
 
     def __repr__(self) -> str:
-        return f"Rides({self.part}: {self.rides} rides of {self.moments} moments, six cameras {self.height}x{self.width})"
+        size = f"{self.height}x{self.width}"
+        return f"Rides({self.part}: {self.rides} rides of {self.moments} moments, six cameras {size})"

@@ -28,18 +28,46 @@ def write_root(folder: Path, parts: dict[str, Rides]) -> Path:
     from PIL import Image
 
     rows: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sample_annotation", "instance")
+        name: []
+        for name in (
+            "scene",
+            "sample",
+            "sample_data",
+            "calibrated_sensor",
+            "ego_pose",
+            "sample_annotation",
+            "instance",
+        )
     }
     rows["sensor"] = [
-        {"token": token("sensor", c), "channel": c, "modality": "camera" if c in CAMERAS else "radar" if c in RADAR_CHANNELS else "lidar"}
+        {
+            "token": token("sensor", c),
+            "channel": c,
+            "modality": "camera" if c in CAMERAS else "radar" if c in RADAR_CHANNELS else "lidar",
+        }
         for c in (*CAMERAS, *RADAR_CHANNELS, "LIDAR_TOP")
     ]
     rows["category"] = [{"token": token("category", n), "name": n, "description": ""} for n in CATEGORIES]
     rows["attribute"] = [{"token": token("attribute", n), "name": n, "description": ""} for n in ATTRIBUTES]
     rows["visibility"] = [{"token": "4", "level": "v80-100", "description": ""}]
     log = token("log")
-    rows["log"] = [{"token": log, "logfile": "town", "vehicle": "town", "date_captured": "2026-01-01", "location": "town"}]
-    rows["map"] = [{"token": token("map"), "log_tokens": [log], "category": "semantic_prior", "filename": "maps/town.png"}]
+    rows["log"] = [
+        {
+            "token": log,
+            "logfile": "town",
+            "vehicle": "town",
+            "date_captured": "2026-01-01",
+            "location": "town",
+        }
+    ]
+    rows["map"] = [
+        {
+            "token": token("map"),
+            "log_tokens": [log],
+            "category": "semantic_prior",
+            "filename": "maps/town.png",
+        }
+    ]
     (folder / "maps").mkdir(parents=True)
     Image.new("L", (8, 8)).save(folder / "maps" / "town.png")
     splits: dict[str, list[str]] = {}
@@ -56,7 +84,9 @@ def write_root(folder: Path, parts: dict[str, Rides]) -> Path:
     return folder
 
 
-def _write_ride(folder: Path, name: str, ride: Ride, start: int, rows: dict[str, list[dict[str, Any]]], log: str) -> None:
+def _write_ride(
+    folder: Path, name: str, ride: Ride, start: int, rows: dict[str, list[dict[str, Any]]], log: str
+) -> None:
     moments = len(ride.origins)
     times = [start + int(m * STEP * 1e6) for m in range(moments)]
     tokens = [str(t) for t in ride.arrays["token"]]
@@ -79,7 +109,13 @@ def _write_ride(folder: Path, name: str, ride: Ride, start: int, rows: dict[str,
 
 
 def _write_sensor(
-    folder: Path, name: str, ride: Ride, channel: str, tokens: list[str], times: list[int], rows: dict[str, list[dict[str, Any]]]
+    folder: Path,
+    name: str,
+    ride: Ride,
+    channel: str,
+    tokens: list[str],
+    times: list[int],
+    rows: dict[str, list[dict[str, Any]]],
 ) -> None:
     from PIL import Image
 
@@ -93,7 +129,8 @@ def _write_sensor(
         ahead, left, yaw = RADAR_PLACES[channel]
         rotation, place = about_z(yaw).tolist(), [ahead, left, RADAR_HEIGHT]
     rows["calibrated_sensor"].append({
-        "token": token(name, channel), "sensor_token": token("sensor", channel), "translation": place, "rotation": rotation,
+        "token": token(name, channel), "sensor_token": token("sensor", channel),
+        "translation": place, "rotation": rotation,
         "camera_intrinsic": ride.arrays["intrinsic"][0].tolist() if camera else [],
     })  # fmt: skip
     place_of = folder / "samples" / channel
@@ -103,15 +140,20 @@ def _write_sensor(
         kind = "png" if camera else "pcd" if channel in RADAR_CHANNELS else "bin"
         file = place_of / f"{name}__{channel}__{time}.{kind}"
         if camera:
-            Image.fromarray(ride.images[m * len(CAMERAS) + CAMERAS.index(channel)]).save(file, compress_level=1)
+            Image.fromarray(ride.images[m * len(CAMERAS) + CAMERAS.index(channel)]).save(
+                file, compress_level=1
+            )
         elif channel in RADAR_CHANNELS:
             write_pcd(file, ride.returns[m, channel])
         last = m + 1 == len(tokens)
         rows["sample_data"].append({
-            "token": token(name, channel, m), "sample_token": moment, "ego_pose_token": token(name, "pose", m),
-            "calibrated_sensor_token": token(name, channel), "timestamp": time, "fileformat": kind, "is_key_frame": True,
+            "token": token(name, channel, m), "sample_token": moment,
+            "ego_pose_token": token(name, "pose", m),
+            "calibrated_sensor_token": token(name, channel), "timestamp": time,
+            "fileformat": kind, "is_key_frame": True,
             "height": height, "width": width, "filename": str(file.relative_to(folder)),
-            "prev": token(name, channel, m - 1) if m else "", "next": "" if last else token(name, channel, m + 1),
+            "prev": token(name, channel, m - 1) if m else "",
+            "next": "" if last else token(name, channel, m + 1),
         })  # fmt: skip
 
 
@@ -130,7 +172,8 @@ def _write_boxes(name: str, ride: Ride, tokens: list[str], rows: dict[str, list[
             at = m * count + i
             attribute = int(boxes["box_attribute"][at])
             rows["sample_annotation"].append({
-                "token": own[m], "sample_token": moment, "instance_token": token(name, "thing", i), "visibility_token": "4",
+                "token": own[m], "sample_token": moment, "instance_token": token(name,
+                "thing", i), "visibility_token": "4",
                 "attribute_tokens": [token("attribute", ATTRIBUTES[attribute])] if attribute >= 0 else [],
                 "translation": boxes["box_center"][at].tolist(), "size": boxes["box_size"][at].tolist(),
                 "rotation": boxes["box_rotation"][at].tolist(), "prev": own[m - 1] if m else "",
