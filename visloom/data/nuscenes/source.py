@@ -268,7 +268,8 @@ def recognise(folder: Path) -> Layout | None:
     if not found:
         return None
     version = found[0]
-    for train, val in (("train", "val"), ("mini_train", "mini_val"), ("all", "all")):
+    own = [("train", "val"), ("mini_train", "mini_val")]  # the mini scenes are some of the others
+    for train, val in (*(reversed(own) if version.endswith("mini") else own), ("all", "all")):
         try:
             names = [scene_names(folder, version, split) for split in (train, val)]
         except DataError:

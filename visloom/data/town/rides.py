@@ -108,7 +108,8 @@ def drive(seed: int, number: int, moments: int, size: tuple[int, int], radar: Ra
     focal = 0.79 * width
     lens = np.array([[focal, 0, width / 2], [0, focal, 0.44 * height], [0, 0, 1]])
     camera = Camera(width, height, focal, width / 2, 0.44 * height, EYE)
-    images, rows = [], {name: [] for name in ("moment", "camera", "pose")}
+    images: list[Array] = []
+    rows: dict[str, list[Any]] = {name: [] for name in ("moment", "camera", "pose")}
     boxes: dict[str, list[Any]] = {
         n: [] for n in ("moment", "label", "center", "size", "rotation", "velocity", "attribute", "points")
     }
