@@ -385,14 +385,25 @@ def test_pictures_shrink_together_and_the_last_ones_go(tmp_path):
         files.append(tmp_path / f"{i}.png")
         Image.frombytes("RGB", (400, 300), random.Random(i).randbytes(360_000)).save(files[-1])
     roomy = embed(files, 10_000_000)
-    assert {(p.width, p.height) for p in roomy} == {(320, 240)}
+    assert {(p.width, p.height) for p in roomy} == {(370, 278)}, "the area of a square of 320"
     tight = embed(files, sum(len(p.uri) for p in roomy) // 2)
     assert len({(p.width, p.height) for p in tight}) == 1
-    assert tight[0].width < 320
+    assert tight[0].width < 370
     assert embed(files, 0) == [None] * 6
     few = embed(files, 12_000)
     assert few[0] is not None
     assert few[-1] is None
+
+
+def test_a_row_of_pictures_in_one_gets_the_room_of_three(tmp_path):
+    from PIL import Image
+
+    for name, size in (("row", (1800, 400)), ("one", (600, 400)), ("strip", (4000, 100))):
+        Image.new("RGB", size, (9, 8, 7)).save(tmp_path / f"{name}.png")
+    row, one, strip = embed([tmp_path / f"{name}.png" for name in ("row", "one", "strip")], 10_000_000)
+    assert (row.wide, one.wide) == (True, False)
+    assert row.width * row.height == pytest.approx(one.width * one.height, rel=0.02)
+    assert strip.width == 960
 
 
 def test_small_pictures_keep_their_pixels(tmp_path):

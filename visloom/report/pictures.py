@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from io import BytesIO
+from math import ceil, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
-_SIDES = (320, 224, 160, 112, 80)  # longest sides tried, the largest first
+_SIDES = (320, 224, 160, 112, 80)  # sides of a square with the area of a picture that are tried, the largest first
+_LONG = 3  # the longest side in such sides
+_WIDE = 2.0  # width by height from which on a picture takes the room of three (input, truth and prediction in a row)
 _PIXELS = 64_000_000  # pictures with more are not opened
 _SMALL = 64  # longest side up to which a picture is shown with its own pixels, enlarged
 
@@ -20,6 +23,11 @@ class Picture(NamedTuple):
     width: int
     height: int
     small: bool
+
+    @property
+    def wide(self) -> bool:
+        """Whether it is several pictures' width, and gets their room."""
+        return self.width >= _WIDE * self.height
 
 
 def inside(folder: Path, name: str) -> Path | None:
@@ -61,7 +69,9 @@ def _encode(file: Path, side: int) -> Picture | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
     small = max(picture.size) <= _SMALL
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    scale = min(side / sqrt(picture.width * picture.height), _LONG * side / max(picture.size))
+    box = (ceil(picture.width * scale), ceil(picture.height * scale))
+    picture.thumbnail(box, Image.Resampling.LANCZOS)  # never enlarges
     buffer = BytesIO()
     kind = "png" if small else "jpeg"
     picture.save(buffer, kind, optimize=True, **({} if small else {"quality": 84}))
