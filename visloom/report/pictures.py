@@ -9,7 +9,7 @@ from math import ceil, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
-_SIDES = (320, 224, 160, 112, 80)  # sides of a square with the area of a picture that are tried, the largest first
+_SIDES = (320, 224, 160, 112, 80)  # a picture has the area of such a square; the largest is tried first
 _LONG = 3  # the longest side in such sides
 _WIDE = 2.0  # width by height from which on a picture takes the room of three (input, truth and prediction in a row)
 _PIXELS = 64_000_000  # pictures with more are not opened
