@@ -25,8 +25,8 @@ from types import FrameType
 
 from visloom.errors import Preempted, ProcessLost, UsageError
 
-GRACE = 10.0
-"""Seconds that the other processes have to leave by themselves once one has failed."""
+GRACE = 20.0
+"""Seconds that the other processes have to leave by themselves once one has failed: they call the roll first."""
 
 _FOLDER = "VISLOOM_LAUNCH"  # where processes leave their last word; set means: started by `launch`
 _POLL = 0.05
@@ -70,8 +70,7 @@ def launch(count: int, argv: Sequence[str]) -> LastWord:
                 started[rank].kill()
             for process in started:
                 process.wait()
-        words = [_last_word(Path(folder), rank, process) for rank, process in enumerate(started)]
-    return judge([LastWord(w.rank, w.code) if w.rank in late else w for w in words])
+        return judge([_last_word(Path(folder), rank, p, rank in late) for rank, p in enumerate(started)])
 
 
 def _free_port() -> int:
@@ -85,6 +84,7 @@ def _start(rank: int, count: int, argv: Sequence[str], port: int, folder: str) -
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = {
         "OMP_NUM_THREADS": str(threads),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # warnings of lost connections come with stacks of C++; they are told in words
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -130,14 +130,15 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> None:
         time.sleep(_POLL)
 
 
-def _last_word(folder: Path, rank: int, process: subprocess.Popen[bytes]) -> LastWord:
+def _last_word(folder: Path, rank: int, process: subprocess.Popen[bytes], late: bool) -> LastWord:
+    """Read what a process left; one that was late counts all the same, for it may only have been slow to end."""
     try:
         left = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
         return LastWord(rank, int(left["code"]), str(left["message"]))
     except (OSError, ValueError):  # it ended without a word
         code = process.returncode
-    if code >= 0:
-        return LastWord(rank, code)
+    if code >= 0 or late:  # killed from here, which explains nothing
+        return LastWord(rank, code if code >= 0 else 128 - code)
     name = signal.Signals(-code).name
     return LastWord(rank, 128 - code, f"process {rank} was ended by {name}")
 

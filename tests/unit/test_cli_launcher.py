@@ -119,6 +119,16 @@ def test_a_failed_process_ends_the_job(children, monkeypatch):
     assert last.code == 4 and "bad.jpg" in last.message
 
 
+def test_what_a_process_said_counts_though_it_is_slow_to_end(children, monkeypatch):
+    """It knows which process was lost; the launcher would say only how that one ended."""
+    monkeypatch.setattr(launcher, "GRACE", 2.0)
+    children(
+        "if rank == 0:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "leave_word(6, 'error: process 0 is gone')\ntime.sleep(600)\n"
+    )
+    assert launcher.launch(2, []) == LastWord(1, 6, "error: process 0 is gone")
+
+
 def test_a_killed_process_is_named(children, monkeypatch):
     monkeypatch.setattr(launcher, "GRACE", 0.2)
     children("if rank == 0:\n    os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(600)\n")
