@@ -1,0 +1,384 @@
+"""Unified perceptual parsing: pyramid pooling, heads, losses where little is labelled, metrics, batches and answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from visloom.errors import ConfigError, DataError
+from visloom.nets.upernet import pooling_matrix, precise_pool
+from visloom.sample import Sample
+from visloom.tasks.parse import Parse, Parts, PartsOf, Pixels, Texture, Uper, Whole
+from visloom.tasks.parse.losses import Slots, tally_parts, tally_pixels, tally_texture
+
+HEADS = (
+    Pixels(name="object", classes=("-", "car", "person", "sky"), void=True),
+    Parts(
+        name="part", of="object", parts=(PartsOf("car", ("wheel", "window")), PartsOf("person", ("head",)))
+    ),
+    Whole(name="scene", classes=("street", "beach", "room")),
+    Pixels(name="material", classes=("wood", "metal"), at="finest"),
+    Texture(name="texture", classes=("dotted", "woven"), width=4, depth=1),
+)
+NET = Uper("resnet50", base=2, width=8, pooled=4)
+SPEC = Parse(net=NET, heads=HEADS, sides=(), short=0)
+
+
+def objects(i=0, size=(40, 72), tasks=("object", "part", "scene"), scene=1):
+    """A sample: sky above, a car with a wheel, a person with a head."""
+    mask = np.full(size, -1, np.int32)
+    mask[: size[0] // 2] = 3
+    mask[size[0] // 2 :, : size[1] // 2] = 1
+    mask[size[0] // 2 :, size[1] // 2 : -8] = 2
+    part = np.full(size, -1, np.int32)
+    part[mask == 1] = 0
+    part[size[0] // 2 + 8 :, :16] = 1
+    part[mask == 2] = 3
+    part[size[0] // 2 : size[0] // 2 + 8, size[1] // 2 : size[1] // 2 + 12] = 4
+    image = np.random.default_rng(i).integers(0, 255, (*size, 3), dtype=np.uint8)
+    extra = {"tasks": tasks, "labels": {"scene": scene}}
+    masks = {name: value for name, value in (("object", mask), ("part", part)) if name in tasks}
+    return Sample(f"o{i}", image, masks=masks, extra=extra)
+
+
+def materials(i=0, size=(40, 72), void=False):
+    mask = np.full(size, -1, np.int32)
+    if not void:
+        mask[:, 10:50] = np.arange(size[0])[:, None] % 2
+    image = np.random.default_rng(100 + i).integers(0, 255, (*size, 3), dtype=np.uint8)
+    return Sample(f"m{i}", image, masks={"material": mask}, extra={"tasks": ("material",)})
+
+
+@pytest.fixture(scope="module")
+def task():
+    torch.manual_seed(0)
+    return SPEC.build()
+
+
+# ---- pooling
+
+
+@pytest.mark.parametrize(("bins", "size"), [(1, 7), (6, 10), (3, 2), (6, 5)])
+def test_pooling_is_the_integral_of_a_piecewise_linear_curve(bins, size):
+    fine = 20_000
+    x = (np.arange(bins * fine) + 0.5) * size / (bins * fine)
+    hats = np.maximum(0, 1 - np.abs(x[:, None] - np.arange(size)))
+    wanted = hats.reshape(bins, fine, size).mean(1)
+    assert np.abs(pooling_matrix(bins, size).numpy() - wanted).max() < 1e-6
+
+
+def test_pooling_of_a_constant_map_is_not_an_average():
+    ones = torch.ones(1, 1, 7, 10)
+    assert precise_pool(ones, 1).item() == pytest.approx(6.5 * 9.5 / 70)  # 0.882
+    six = precise_pool(ones, 6)[0, 0]
+    assert float(six[-1, -1]) == pytest.approx(0.40, abs=1e-6)  # the curve falls to 0 behind the last pixel
+    assert float(six[2, 2]) == pytest.approx(1.0, abs=1e-6)
+
+
+# ---- losses
+
+
+def test_nothing_labelled_is_a_zero_of_the_graph():
+    logits = torch.randn(2, 4, 5, 5, requires_grad=True)
+    void = torch.full((2, 5, 5), -1)
+    part = torch.randn(2, 5, 5, 5, requires_grad=True)
+    blocks = HEADS[1].blocks(HEADS[0])
+    slots = Slots(HEADS[:2])
+    tallies = {"object": tally_pixels(logits, void), "part": tally_parts(part, void, blocks, ())}
+    losses = slots.losses(tallies, logits.new_zeros(1))
+    assert [v.item() for v in losses.values()] == [0.0, 0.0]
+    sum(losses.values()).backward()
+    assert not logits.grad.any() and not part.grad.any()
+    whole = torch.randn(2, 3, requires_grad=True)
+    total = Slots(HEADS[2:3]).losses(
+        {"scene": tally_pixels(whole, torch.tensor([-1, -1]))}, whole.new_zeros(1)
+    )
+    total["scene"].backward()
+    assert total["scene"].item() == 0.0 and not whole.grad.any()
+
+
+def test_part_loss_is_a_sum_over_objects_of_means_over_their_pixels():
+    torch.manual_seed(1)
+    logits = torch.randn(2, 5, 6, 6)
+    target = torch.randint(-1, 5, (2, 6, 6))
+    blocks = HEADS[1].blocks(HEADS[0])
+    found = Slots(HEADS).losses({"part": tally_parts(logits, target, blocks, (0, 1))}, logits.new_zeros(1))
+    wanted = 0.0
+    for start, stop in ((0, 3), (3, 5)):
+        chances = logits[:, start:stop].log_softmax(1)
+        terms = [
+            -float(chances[b, target[b, y, x] - start, y, x])
+            for b in range(2) for y in range(6) for x in range(6) if start <= target[b, y, x] < stop
+        ]  # fmt: skip
+        wanted += sum(terms) / max(1, len(terms))
+    assert float(found["part"]) == pytest.approx(0.5 * wanted, rel=1e-5)
+
+
+def test_texture_is_learnt_at_every_pixel_and_told_by_most_of_them():
+    logits = torch.zeros(2, 2, 3, 3)
+    logits[0, 1] = 1.0  # all pixels of the first say class 1
+    found = tally_texture(logits, torch.tensor([1, -1]))
+    assert float(found.sums) == pytest.approx(math.log(1 + math.exp(-1)))
+    assert (int(found.right), int(found.seen), float(found.counts)) == (1, 1, 1.0)
+
+
+# ---- idle heads
+
+
+def test_heads_without_labels_get_no_gradient_and_keep_their_statistics(task):
+    batch = SPEC.collate([materials(0), materials(1)], key=3)
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    task.train().zero_grad()
+    losses = task(batch)
+    assert set(losses.terms) == {"material"} and batch.heads == ("material",)
+    sum(losses.terms.values()).backward()
+    idle = ("object_head", "part_head", "scene_head", "texture_head", "conv_fusion")
+    for name, p in task.named_parameters():
+        assert (p.grad is None) == any(word in name for word in (*idle, "fpn_out.1", "fpn_out.2")), name
+    same = [n for n, v in task.state_dict().items() if any(word in n for word in idle)]
+    assert same and all(torch.equal(before[name], task.state_dict()[name]) for name in same)
+
+
+def test_a_batch_of_ignored_pixels_alone_is_no_nan(task):
+    batch = SPEC.collate([materials(0, void=True), materials(1, void=True)], key=3)
+    losses = task.train()(batch)
+    assert losses.terms["material"].item() == 0.0 and batch.heads == ("material",)
+    losses.terms["material"].backward()
+    assert task.net.decoder.material_head[1].weight.grad is not None
+    scene = SPEC.collate([objects(0, scene=-1), objects(1, scene=-1)], key=3)
+    found = task.train()(scene)
+    assert found.terms["scene"].item() == 0.0 and all(bool(torch.isfinite(v)) for v in found.terms.values())
+
+
+def test_texture_sends_no_gradient_into_the_encoder(task):
+    image = np.zeros((64, 64, 3), np.uint8)
+    samples = [
+        Sample(f"t{i}", image, extra={"tasks": ("texture",), "labels": {"texture": i}}) for i in (0, 1)
+    ]
+    batch = SPEC.collate(samples, key=0)
+    task.train().zero_grad()
+    task(batch).terms["texture"].backward()
+    with_gradient = {name.split(".")[2] for name, p in task.named_parameters() if p.grad is not None}
+    assert with_gradient == {"texture_head"}
+
+
+def test_deep_supervision_adds_a_loss_of_the_third_map():
+    task = dataclasses.replace(SPEC, net=dataclasses.replace(NET, deep="object")).build()
+    batch = SPEC.collate([objects(0), objects(1)], key=0)
+    assert "deep" in task.train()(batch).terms
+    assert "deep" not in task.eval()(SPEC.collate([objects(0)], None)).terms
+    with pytest.raises(ConfigError, match="no head of pixels"):
+        dataclasses.replace(SPEC, net=dataclasses.replace(NET, deep="part")).build()
+
+
+# ---- batches
+
+
+def test_training_batches_have_one_side_padding_and_labels_at_a_quarter():
+    spec = dataclasses.replace(SPEC, sides=(64, 96), longest=150)
+    samples = [objects(0, (40, 72)), objects(1, (48, 64))]
+    shapes = set()
+    for key in range(20):
+        batch = spec.collate(samples, key)
+        side = min(batch.sizes[0])
+        assert (
+            batch.sizes
+            == tuple(
+                (int(h * s), int(w * s))
+                for h, w in ((40, 72), (48, 64))
+                for s in [min(min(batch.sizes[1]) / 48, 150 / max(h, w))]
+            )
+            or side <= 96
+        )
+        height, width = batch.image.shape[1:3]
+        assert height % 32 == width % 32 == 0
+        assert all(mask.shape == (2, height // 4, width // 4) for mask in batch.masks.values())
+        shapes.add(batch.sizes)
+    assert {min(sizes[1]) for sizes in shapes} == {64, 96}
+    # the same key gives the same batch; padding is ignored
+    again = spec.collate(samples, 7), spec.collate(samples, 7)
+    assert torch.equal(again[0].image, again[1].image) and again[0].sizes == again[1].sizes
+    (high, wide), mask = again[0].sizes[0], again[0].masks["object"][0]
+    assert (mask[-(-high // 4) :] == -1).all() and (mask[:, -(-wide // 4) :] == -1).all()
+
+
+def test_padding_is_the_mean_colour(task):
+    seen = []
+    handle = task.net.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    try:
+        task.train()(SPEC.collate([objects(0, (40, 72)), objects(1, (48, 64))], key=0))
+    finally:
+        handle.remove()
+    image = seen[0]
+    assert image.shape == (2, 3, 64, 96)
+    assert not image[0, :, 40:].any() and not image[0, :, :, 72:].any() and image[0, :, :40, :72].any()
+
+
+def test_labels_at_a_quarter_are_those_of_the_places(task):
+    batch = SPEC.collate([objects(0)], key=1)
+    stored = objects(0).masks["object"]
+    assert np.array_equal(batch.masks["object"][0, :10, :18], stored[2::4, 2::4])
+
+
+def test_an_object_that_loses_its_parts_when_shrunk_is_left_out():
+    sample = objects(0)
+    part = np.full_like(sample.masks["part"], -1)
+    part[sample.masks["object"] == 1] = 0
+    part[21, 0] = 1  # a wheel of one pixel, which the grid of quarters does not see
+    sample = sample.replace(masks={**sample.masks, "part": part})
+    assert SPEC.collate([sample], key=0).blocks == {"part": ()}
+    assert not (SPEC.collate([sample], key=0).masks["part"] >= 0).any()
+    assert SPEC.collate([sample], None).blocks == {"part": (0,)}  # evaluation looks at full size
+
+
+def test_wrong_labels_and_tasks_without_a_head_are_told():
+    with pytest.raises(DataError, match="'m0' is labelled for 'material', and the task has no such head"):
+        dataclasses.replace(SPEC, heads=HEADS[:3]).collate([materials(0)], key=0)
+    zero = objects(0)
+    zero = zero.replace(masks={**zero.masks, "object": np.zeros((40, 72), np.int32)})
+    with pytest.raises(DataError, match="run from 1 to 3"):
+        SPEC.collate([zero], key=0)
+    with pytest.raises(DataError, match="'scene' is class 9"):
+        SPEC.collate([objects(0, scene=9)], key=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Parse(heads=(HEADS[1],)), "no head of pixels"),
+        (lambda: Parse(heads=(HEADS[0], HEADS[0])), "different names"),
+        (
+            lambda: Parse(
+                heads=(HEADS[0], Parts(name="part", of="object", parts=(PartsOf("dog", ("leg",)),)))
+            ),
+            "dog",
+        ),
+        (lambda: Pixels(name="x", classes=("a", "a", "b")), "once"),
+        (lambda: Uper("resnet18"), "timm:"),
+        (lambda: Uper(pretrained=True), "init.net.encoder"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+# ---- answers and metrics
+
+
+def test_answers_have_the_size_of_the_picture_and_parts_lie_in_their_objects(task):
+    spec = dataclasses.replace(SPEC, short=64)
+    torch.manual_seed(0)
+    task = spec.build().eval()
+    batch = spec.collate([objects(0, (40, 72)), objects(1, (50, 61))], None)
+    with torch.no_grad():
+        found = task.predict(batch)
+    assert [tuple(m.shape) for m in found["object"]] == [(40, 72), (50, 61)]
+    assert int(found["object"][0].min()) >= 1  # class 0 is no answer
+    for row in (0, 1):
+        owner, part = found["object"][row], found["part"][row]
+        assert torch.equal(part >= 0, (owner == 1) | (owner == 2))
+        assert bool((part[owner == 1] < 3).all()) and bool((part[owner == 2] >= 3).all())
+    assert found["scene"].shape == (2,) and float(found["scene_score"].max()) <= 1.0
+    with torch.no_grad():
+        viewed = spec.with_tta("flip,0.75,1.25").build().eval()
+        viewed.load_state_dict(task.state_dict())
+        more = viewed.predict(batch)
+    assert [tuple(m.shape) for m in more["part"]] == [(40, 72), (50, 61)]
+
+
+def test_evaluation_does_not_depend_on_what_else_is_in_the_batch(task):
+    samples = [objects(0, (40, 72)), objects(1, (50, 61))]
+    with torch.no_grad():
+        both = task.eval().predict(SPEC.collate(samples, None))
+        alone = task.eval().predict(SPEC.collate(samples[:1], None))
+    assert torch.equal(both["object"][0], alone["object"][0])
+
+
+def test_metrics_equal_a_count_by_hand():
+    rng = np.random.default_rng(5)
+    samples = [objects(i) for i in range(3)]
+    batch = SPEC.collate(samples, None)
+    found_objects = [rng.integers(1, 4, (40, 72)) for _ in samples]
+    found_parts = []
+    for mask in found_objects:
+        part = np.where(
+            mask == 1, rng.integers(0, 3, mask.shape), np.where(mask == 2, rng.integers(3, 5, mask.shape), -1)
+        )
+        found_parts.append(part)
+    predictions = {
+        "object": [torch.from_numpy(m).to(torch.int16) for m in found_objects],
+        "part": [torch.from_numpy(m).to(torch.int16) for m in found_parts],
+        "scene": torch.tensor([1, 1, 0]),
+    }
+    values = {}
+    for metric in SPEC.metrics().values():
+        metric.update(predictions, batch)
+        metric.merge([metric.state()])
+        values |= metric.compute()
+    truth = np.stack([s.masks["object"] for s in samples])
+    seen, known = np.stack(found_objects), truth >= 0
+    iou = [
+        ((seen == c) & (truth == c)).sum() / (((seen == c) | (truth == c)) & known).sum() for c in (1, 2, 3)
+    ]
+    assert values["object_miou"] == pytest.approx(np.mean(iou))
+    assert values["object_accuracy"] == pytest.approx((seen == truth)[known].mean())
+    truth, seen = np.stack([s.masks["part"] for s in samples]), np.stack(found_parts)
+    per_object = []
+    for labels in ((1, 2), (4,)):
+        per_object.append(
+            [((seen == c) & (truth == c)).sum() / max(1, ((seen == c) | (truth == c)).sum()) for c in labels]
+        )
+    assert values["part_miou"] == pytest.approx(
+        np.mean([per_object[0][0], per_object[1][0]])
+    )  # no window is there
+    assert values["part_miou_all"] == pytest.approx(np.mean([np.mean(v) for v in per_object]))
+    assert values["scene_accuracy"] == pytest.approx(2 / 3)
+    assert math.isnan(values["material_miou"]) and math.isnan(values["texture_accuracy"])
+
+
+def test_parts_of_an_object_that_is_not_labelled_in_a_picture_do_not_count():
+    sample = objects(0)
+    part = sample.masks["part"].copy()
+    part[part >= 3] = -1
+    batch = SPEC.collate([sample.replace(masks={**sample.masks, "part": part})], None)
+    answers = torch.full(
+        (40, 72), 4, dtype=torch.int16
+    )  # a head everywhere, where no person's parts are labelled
+    metric = SPEC.metrics()["part"]
+    metric.update({"part": [answers]}, batch)
+    assert int(metric.state()["answers"].sum()) == 0 and int(metric.state()["true"][:3].sum()) > 0
+
+
+def test_a_page_is_drawn(task):
+    sample = objects(0)
+    with torch.no_grad():
+        columns = task.eval().predict(SPEC.collate([sample], None))
+    prediction = {name: value[0] for name, value in columns.items() if name != "ids"}
+    page = SPEC.draw(sample.image, prediction)
+    assert page.width > 400 and page.height > 300
+    assert SPEC.draw(sample.image, prediction, sample).width > 400
+    good = SPEC.goodness(columns, SPEC.collate([sample], None))
+    assert good.shape == (1,) and 0 <= float(good) <= 1
+
+
+def test_files_of_a_prediction(task, tmp_path):
+    with torch.no_grad():
+        columns = task.eval().predict(SPEC.collate([objects(0)], None))
+    cells = SPEC.write({name: value[0] for name, value in columns.items() if name != "ids"}, tmp_path, "a")
+    assert cells["scene_class"] in HEADS[2].classes and (tmp_path / cells["part_file"]).is_file()
+    assert (
+        "car" in cells["object_found"] or "person" in cells["object_found"] or "sky" in cells["object_found"]
+    )
+
+
+def test_timm_encoders_work():
+    spec = dataclasses.replace(
+        SPEC, net=Uper("timm:resnet10t", width=8, pooled=4, pooling="adaptive", order="convolve")
+    )
+    losses = spec.build().train()(spec.collate([objects(0), objects(1)], key=0))
+    assert set(losses.terms) == {"object", "part", "scene"}
