@@ -50,6 +50,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")  # Pillow's names
 
 SixteenBit = Literal["refuse", "scale"]
 _EOI = b"\xff\xd9"
+_GRAY = 128  # luma of a block without data: all its coefficients are zero
 _MORE = b"".join(bytes([*range(1, 250, 7)]) * 4 + b"\xff" + bytes([0xD0 + n]) for n in range(8))
 """Data that a decoder takes for further blocks, between all eight restart marks."""
 
@@ -323,9 +324,8 @@ def _end_looks_right(kind: str, end: bytes) -> bool:
 def _decode_jpeg(data: bytes, name: str) -> NDArray[np.uint8]:
     simple = _simplejpeg()
     if simple is not None:
-        with suppress(
-            ValueError
-        ):  # it is stricter: what it refuses is for cv2 to judge, as if it were not here
+        # it is stricter: what it refuses is for cv2 to judge, as if it were not here
+        with suppress(ValueError):
             return np.asarray(simple.decode_jpeg(data, colorspace="RGB", strict=True), np.uint8)
     image = _decode_cv2(data, name)
     _check_filled(data, image, partial(_decode_cv2, name=name))
@@ -373,15 +373,18 @@ def _simplejpeg() -> Any:
 def _check_filled(
     data: bytes, image: NDArray[np.uint8], decode: Callable[[bytes], NDArray[np.uint8]]
 ) -> None:
-    """Raise OSError where a JPEG's end mark comes before its last block: decoders fill the rest with flat gray.
+    """Raise OSError where a JPEG's end mark comes before its last block: decoders fill the rest with middle gray.
 
-    None of them tells, so it is tried: where the last corner is flat, the picture is decoded again with more data
-    before its end mark. A whole picture does not change by it. An end inside the very last block may go unnoticed.
+    None of them tells, so it is tried: where the last corner is flat and middle gray, the picture is decoded again
+    with more data before its end mark. A whole picture does not change by it. An end inside the very last block may go
+    unnoticed.
     """
     top, left = (max(side - 4, (side - 1) // 8 * 8) for side in image.shape[:2])  # inside the last block
     corner = image[top:, left:].astype(np.int64) @ np.array([299, 587, 114]) // 1000  # chroma may blend in
     end = data.rfind(_EOI)
-    if np.ptp(corner) > 2 or end < 0:
+    if (
+        np.ptp(corner) > 2 or abs(int(corner[0, 0]) - _GRAY) > 3 or end < 0
+    ):  # few pictures end so: most cost nothing
         return
     before = data[:end].rstrip(b"\xff")  # fill bytes, or half of a stuffed one: it would swallow what follows
     if not np.array_equal(decode(before + _MORE + data[end:]), image):
