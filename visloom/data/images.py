@@ -328,7 +328,7 @@ def _decode_jpeg(data: bytes, name: str) -> NDArray[np.uint8]:
         with suppress(ValueError):
             return np.asarray(simple.decode_jpeg(data, colorspace="RGB", strict=True), np.uint8)
     image = _decode_cv2(data, name)
-    _check_filled(data, image, partial(_decode_cv2, name=name))
+    _check_filled(data, image, partial(_decode_cv2, name=name), _GRAY)
     return image
 
 
@@ -371,20 +371,22 @@ def _simplejpeg() -> Any:
 
 
 def _check_filled(
-    data: bytes, image: NDArray[np.uint8], decode: Callable[[bytes], NDArray[np.uint8]]
+    data: bytes,
+    image: NDArray[np.uint8],
+    decode: Callable[[bytes], NDArray[np.uint8]],
+    gray: int | None = None,
 ) -> None:
-    """Raise OSError where a JPEG's end mark comes before its last block: decoders fill the rest with middle gray.
+    """Raise OSError where a JPEG's end mark comes before its last block: decoders fill the rest with flat `gray`.
 
-    None of them tells, so it is tried: where the last corner is flat and middle gray, the picture is decoded again
-    with more data before its end mark. A whole picture does not change by it. An end inside the very last block may go
-    unnoticed.
+    None of them tells, so it is tried: where the last corner is flat and of that luma (None: of any, as CMYK's depends
+    on its inks), the picture is decoded again with more data before its end mark. A whole picture does not change by
+    it. An end inside the very last block may go unnoticed.
     """
     top, left = (max(side - 4, (side - 1) // 8 * 8) for side in image.shape[:2])  # inside the last block
     corner = image[top:, left:].astype(np.int64) @ np.array([299, 587, 114]) // 1000  # chroma may blend in
     end = data.rfind(_EOI)
-    if (
-        np.ptp(corner) > 2 or abs(int(corner[0, 0]) - _GRAY) > 3 or end < 0
-    ):  # few pictures end so: most cost nothing
+    other = gray is not None and abs(int(corner[0, 0]) - gray) > 3
+    if np.ptp(corner) > 2 or other or end < 0:
         return
     before = data[:end].rstrip(b"\xff")  # fill bytes, or half of a stuffed one: it would swallow what follows
     if not np.array_equal(decode(before + _MORE + data[end:]), image):
