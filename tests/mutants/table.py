@@ -287,10 +287,10 @@ MUTANTS = (
         (_TWO + "test_both_go_back_to_the_same_checkpoint_although_it_is_still_being_written",),
     ),
     Mutant(
-        "each process makes a directory",
+        "every process writes the log",
         "visloom/drive.py",
-        "create(Path(run.host.out), run.name) if dist.world().first else None",
-        "create(Path(run.host.out), run.name)",
+        "if not dist.world().first:\n        return Teller.silent()",
+        "if not dist.world():\n        return Teller.silent()",
         (_TWO + "test_the_first_one_writes",),
     ),
     Mutant(
@@ -299,6 +299,21 @@ MUTANTS = (
         "if not self._alone and dist.any_rank(self.asked is not None):",
         "if not self._alone and self.asked is not None:",
         (_TWO + "test_a_signal_to_one_of_them_makes_both_leave_at_the_same_step",),
+    ),
+    Mutant(
+        "a process is ended on its way out, and its exit code is lost",
+        "visloom/signals.py",
+        "ignored = leaving and number == signal.SIGTERM",
+        "ignored = False",
+        ("tests/distributed/test_leaving.py",),
+    ),
+    Mutant(
+        "the launcher does not believe a process that is slow to end",
+        "visloom/launcher.py",
+        "_last_word(Path(folder), rank, p, rank in late) for rank, p in enumerate(started)",
+        "LastWord(rank, 1) if rank in late else _last_word(Path(folder), rank, p, False)\n"
+        "                for rank, p in enumerate(started)",
+        ("tests/unit/test_cli_launcher.py::test_what_a_process_said_counts_though_it_is_slow_to_end",),
     ),
     Mutant(
         "sums of another number of processes are dropped",
