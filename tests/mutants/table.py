@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         "a JPEG that ends early passes",
         "visloom/data/images.py",
-        "_check_filled(data, image, partial(_decode_cv2, name=name))\n",
+        "_check_filled(data, image, partial(_decode_cv2, name=name), _GRAY)\n",
         "\n",
         (
             "tests/unit/test_images.py::test_a_jpeg_with_its_middle_missing_is_refused_though_it_ends_like_one",
