@@ -32,7 +32,7 @@ from visloom.task import TaskSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULES = ("mmcls", "template", "centerfusion", "maskrcnn")
+MODULES = ("mmcls", "template", "upp", "centerfusion", "maskrcnn")
 """Converters, by the names of their modules in this package."""
 
 Verdict = Literal["taken", "not needed", "not supported"]
