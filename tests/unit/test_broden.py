@@ -190,6 +190,39 @@ def test_a_mixture_makes_batches_of_one_source_with_its_heads(small):
     assert seen == {0, 1}
 
 
+def test_a_whole_run_on_two_sources(small, tmp_path):
+    """The recipe itself, narrow and short: it trains, evaluates both lists, and its best weights answer a picture."""
+    from visloom import train
+    from visloom.config import change
+    from visloom.prediction import predict
+    from visloom.recipes.broden import broden
+
+    run = change(
+        broden(),
+        {
+            "task.net": Uper(base=2, width=8, pooled=4),
+            "task.sides": [64], "task.short": 64,
+            "train.parts.0.batch": 1, "train.parts.1.batch": 1, "train.epoch": 4,
+            "length": "steps:6", "optim.lr": 0.001, "log.every": "steps:2", "save.every": "steps:6",
+            "evals.objects.every": "steps:6", "evals.materials.every": "steps:6",
+            "host.data": str(small.parent), "host.out": str(tmp_path), "host.workers": 0, "host.threads": 1,
+            "how.precision": "fp32",
+        },
+    )  # fmt: skip
+    train(run)
+    folder = next(tmp_path.glob("broden*"))
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    seen = {name for row in rows if row["kind"] == "train" for name in row["values"]}
+    assert {"loss/object", "loss/part", "loss/scene", "loss/material", "material_accuracy"} <= seen
+    values = {row["split"]: row["values"] for row in rows if row["kind"] == "eval"}
+    assert 0 <= values["objects"]["object_miou"] <= 1 and values["objects"]["material_miou"] == "NaN"
+    assert 0 <= values["materials"]["material_accuracy"] <= 1
+    picture = small / "opensurfaces/photos/88.jpg"
+    found = predict(folder, picture, tmp_path / "answers", device="cpu")
+    assert found.rows[0]["scene_class"] in labels.SCENES
+    assert (tmp_path / "answers" / found.rows[0]["picture"]).is_file()
+
+
 # ---- bad data
 
 

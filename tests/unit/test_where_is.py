@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = {
     "classification": "mmclassification",
     "segmentation_data": "pytorch-segmentation template: data",
+    "parsing": "Unified perceptual parsing",
     "detection": "DA Faster R-CNN",
     "centerfusion": "CenterFusion",
 }
