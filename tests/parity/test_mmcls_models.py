@@ -136,6 +136,8 @@ def test_networks_out_of_the_zoo_are_refused_in_words(shared):
 
 PREPROCESSOR = "data_preprocessor = dict(mean=[1., 2., 3.], std=[4., 5., 6.], to_rgb=False)"
 
+OWN = "train_dataloader = dict(dataset=dict(type='Mine', pipeline=[dict(type='{}')]))"
+
 
 @pytest.fixture(scope="module")
 def small():
@@ -158,6 +160,8 @@ def small():
         ({"mmcls_version": "0.8.0", "config": mmcls.CIFAR_CONFIG.replace("=True)\n", "=False)\n")}, "a.pth", "rgb"),
         ({"cfg": f"dataset_type = 'CIFAR10'\n{PREPROCESSOR}"}, "a.pth", "rgb"),
         ({"cfg": f"dataset_type = 'ImageNet'\n{PREPROCESSOR}"}, "a.pth", "bgr"),
+        ({"cfg": f"{OWN.format('PackInputs')}\n{PREPROCESSOR}"}, "a.pth", "rgb"),
+        ({"cfg": f"{OWN.format('LoadImageFromFile')}\n{PREPROCESSOR}"}, "a.pth", "bgr"),
     ],
 )  # fmt: skip
 def test_colour_order_by_vintage(small, tmp_path, meta, file, order):

@@ -50,7 +50,9 @@ def weights():
 
 def test_a_checkpoint_with_meta(tmp_path, monkeypatch):
     history = named(monkeypatch, "mmengine.logging.history_buffer", "HistoryBuffer")()
-    history.log, history.most = np.arange(3.0), 5
+    type(history).mean = mean = lambda self: 0.0
+    mean.__qualname__, mean.__module__ = "HistoryBuffer.mean", "mmengine.logging.history_buffer"
+    history.log, history.most, history.methods = np.arange(3.0), 5, {"mean": mean}  # as mmengine keeps them
     config = named(monkeypatch, "mmcv.utils.config", "ConfigDict", dict)(lr=0.1)
     meta = {
         "epoch": np.int64(7), "loss": np.float32(0.5), "seen": np.array([[1, 2], [3, 4]], dtype=">i4").T,
@@ -68,6 +70,7 @@ def test_a_checkpoint_with_meta(tmp_path, monkeypatch):
     assert told["seen"].tolist() == [[1, 3], [2, 4]] and told["args"] == {"arch": "resnet50", "depth": 50}
     assert told["path"] == "a/b" and told["table"] == {"x": [1]} and told["cfg"] == {"lr": 0.1}
     assert told["hub"]["loss"]["log"].tolist() == [0, 1, 2] and told["hub"]["loss"]["most"] == 5
+    assert told["hub"]["loss"]["methods"] == {"mean": None}
     assert told["set"] == {1, 2} and told["bytes"] == b"\x00\xff"
     monkeypatch.undo()
 
@@ -107,7 +110,8 @@ def test_malicious_pickles_are_refused_by_name_and_run_nothing(tmp_path, plain):
 
 # a hand-made program of pickle opcodes each: REDUCE on a listed name, BUILD on a class, attribute chains
 PROGRAMS = {
-    "getattr": b"\x80\x02cbuiltins\ngetattr\n.",
+    "getattr": b"\x80\x02cbuiltins\ngetattr\nccollections\nOrderedDict\nX\x08\x00\x00\x00__init__\x86R.",
+    "getattr of a getattr": b"\x80\x02cbuiltins\ngetattr\ncbuiltins\ngetattr\nX\x08\x00\x00\x00__call__\x86R.",
     "eval": b"\x80\x02cbuiltins\neval\nX\x03\x00\x00\x001+1\x85R.",
     "dotted": b"\x80\x04\x8c\x02os\x8c\x0bpath.isfile\x93.",
     "numpy": b"\x80\x02cnumpy\nload\n.",
@@ -125,7 +129,8 @@ def test_programs_are_refused(tmp_path, name):
 
 
 def test_a_listed_name_is_never_the_thing_itself(tmp_path):
-    for name in (b"numpy\ndtype", b"pathlib\nPosixPath", b"collections\ndefaultdict", b"datetime\ndatetime"):
+    for name in (b"numpy\ndtype", b"pathlib\nPosixPath", b"collections\ndefaultdict", b"datetime\ndatetime",
+                 b"builtins\ngetattr"):  # fmt: skip
         (tmp_path / "a.pkl").write_bytes(b"\x80\x02c" + name + b"\n.")
         assert read(tmp_path / "a.pkl") is None
 

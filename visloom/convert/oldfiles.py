@@ -116,6 +116,15 @@ def _text(*parts: Any) -> str:
     return "/".join(map(str, parts))
 
 
+def _attribute(owner: Any, name: Any) -> None:
+    """Stands for getattr, by which pickles name a class's method: mmengine's histories list theirs.
+
+    Nothing is looked up. Raises ValueError for an owner that is no stand-in.
+    """
+    if not (isinstance(owner, type) and issubclass(owner, _Bag)):
+        raise ValueError(f"it asks for the attribute {name!r} of something else than a listed class")
+
+
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _DICTS = (
     "collections.defaultdict", "addict.addict.Dict", "addict.Dict", "yacs.config.CfgNode", "easydict.EasyDict",
@@ -133,6 +142,7 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     **{f"{module}.scalar": _scalar for module in _NUMPY},
     **{f"{module}._reconstruct": _reconstruct for module in _NUMPY},
     "numpy.dtype": _Dtype,
+    "builtins.getattr": _attribute,
     **dict.fromkeys(_DICTS, _Ordered),
     **dict.fromkeys(_BAGS, _Bag),
     **dict.fromkeys(_PATHS, _text),

@@ -116,9 +116,15 @@ def _stated(tree: Tree | None, run: Run | None) -> Normalise | None:
         return None
     kind = keys.get("train_dataloader.dataset.type", keys.get("dataset_type"))
     turned = bool(keys.get(f"{at}.to_rgb", False))
-    order: Order = "rgb" if turned != (kind in RGB_ARRAYS) else "bgr"
+    order: Order = "rgb" if turned != (kind in RGB_ARRAYS or _from_memory(keys)) else "bgr"
     mean, std = (tuple(map(float, keys.get(f"{at}.{name}"))) for name in ("mean", "std"))
     return Normalise(mean, std, order=order)
+
+
+def _from_memory(keys: Keys) -> bool:
+    """Say whether pictures come from arrays, as those of a class of one's own beside CIFAR10: no step reads files."""
+    steps = keys.get("train_dataloader.dataset.pipeline")
+    return isinstance(steps, list | tuple) and not any("Load" in str(step) for step in steps)
 
 
 def _vintage(old: Old) -> tuple[Order, str]:
