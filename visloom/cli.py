@@ -261,6 +261,9 @@ VERBS: tuple[Verb, ...] = (
             Option("format", metavar="FORMAT", help="the system: mmcls, ..."),
             Option("file", metavar="FILE", help="its config; it is read, never executed"),
             Option("--out", metavar="FILE.yaml", required=True, help="the recipe to write"),
+            Option(
+                "--option", metavar="name=value", action="append", help="what only this format takes: compat=true, ..."
+            ),
             Option("--partial", action="store_true", help="write it although some keys are not supported"),
         ),
         ("visloom import-config mmcls resnet50_b16x8_cifar10.py --out mine.yaml", "visloom train mine.yaml"),

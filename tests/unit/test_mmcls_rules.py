@@ -11,42 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.mmcls import DECAY, LR, ModulatedDeformConv2d, Recorded, groups
 from visloom.convert.mmcls_rules import paramwise_rules
 from visloom.errors import ConfigError
 from visloom.optim import build_optimizer
 from visloom.rules import Resolved, resolve_rules
 from visloom.run import Optim, Rule
-
-LR, DECAY = 0.1, 0.01
-
-
-class Recorded(nn.Module):
-    """The module of the recorded groups."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3)
-        self.dw = nn.Conv2d(8, 8, 3, groups=8)
-        self.bn = nn.BatchNorm2d(8)
-        self.gn = nn.GroupNorm(2, 8)
-        self.ln = nn.LayerNorm(8)
-        self.inorm = nn.InstanceNorm2d(8, affine=True)
-        self.gray = nn.Conv2d(1, 4, 3)
-        self.sub = nn.Module()
-        self.sub.fc = nn.Linear(8, 4)
-        self.sub.fc2 = self.sub.fc
-        self.frozen = nn.Linear(4, 4).requires_grad_(False)
-        self.raw = nn.Parameter(torch.zeros(3))
-
-
-class ModulatedDeformConv2d(nn.Module):
-    """Stands for mmcv's deformable convolution, which holds the one that predicts its offsets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(4, 4, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(4))
-        self.conv_offset = nn.Conv2d(4, 27, 3)
 
 
 class Odd(nn.Module):
@@ -108,46 +78,7 @@ def test_a_convolution_of_gray_pictures_is_no_depthwise_one() -> None:
     assert (theirs["gray.weight"].weight_decay, theirs["gray.bias"].weight_decay) == (0.0, 0.0)
 
 
-# --- an independent walk: groups as mmcv's constructor makes them, one per parameter
-
-
-def groups(module: nn.Module, options: dict, prefix: str = "", below_dcn: bool = False, seen=None) -> dict:
-    """Learning rate and decay by first name, walking down as the original does."""
-    seen = {} if seen is None else seen
-    found = {}
-    is_norm = isinstance(
-        module,
-        nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm | nn.GroupNorm | nn.LayerNorm,
-    )
-    keys = sorted(options.get("custom_keys", {}))
-    keys.sort(key=lambda key: -len(key))
-    for local, parameter in module.named_parameters(recurse=False):
-        name = f"{prefix}.{local}"
-        if id(parameter) in seen or not parameter.requires_grad:
-            continue
-        seen[id(parameter)] = name
-        lr = decay = 1.0
-        key = next((key for key in keys if key in name), None)
-        if key is not None:
-            entry = options["custom_keys"][key]
-            lr, decay = entry.get("lr_mult", 1.0), entry.get("decay_mult", 1.0)
-        else:
-            if local == "bias" and not is_norm and not below_dcn:
-                lr = options.get("bias_lr_mult", 1.0)
-            if "conv_offset" in prefix and below_dcn and isinstance(module, nn.Conv2d):
-                lr = options.get("dcn_offset_lr_mult", 1.0)
-            if is_norm:
-                decay = options.get("norm_decay_mult", 1.0)
-            elif isinstance(module, nn.Conv2d) and module.in_channels == module.groups:
-                decay = options.get("dwconv_decay_mult", 1.0)
-            elif local == "bias" and not below_dcn:
-                decay = options.get("bias_decay_mult", 1.0)
-        found[name.lstrip(".")] = (LR * lr, DECAY * decay)
-    inside = isinstance(module, ModulatedDeformConv2d)
-    for child_name, child in module.named_children():
-        deeper = f"{prefix}.{child_name}" if prefix else child_name
-        found.update(groups(child, options, deeper, inside, seen))
-    return found
+# --- the independent walk of tests/mmcls.py
 
 
 factor = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 10])

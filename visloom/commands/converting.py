@@ -65,9 +65,7 @@ def import_config(args: Namespace) -> int:
         raise UsageError(f"a recipe file ends in .yaml, got {out}")
     if out.exists():
         raise ConfigError(f"{out} exists already, and nothing is overwritten: choose another --out")
-    if not hasattr(module, "config"):
-        raise ConfigError(f"{args.format} has no config files that could be imported")
-    converted = module.config(Path(args.file).expanduser())
+    converted = common.convert_config(module, Path(args.file).expanduser(), options=_options(args.option))
     validate(converted.run)
     missing = common.uncovered(converted.rows)
     with speaking.opened() as screen:

@@ -7,7 +7,7 @@ Each module of MODULES has these functions and constants, and there is no other 
     def recognises(keys, extra) -> bool                                   by the names of a file's tensors
     def weights(files, *, into=None, at=None, **options) -> ConvertedWeights
     def original(task, tensors) -> dict[str, Tensor]                      back under the old names: the identity
-    def config(file) -> ConvertedConfig                                   never executes the file; where there are any
+    def config(file, **options) -> ConvertedConfig                        never executes the file; where there are any
 
     imported = keep(convert(module, files, ...), Path("ckpt"))            a run directory that every verb takes
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -146,18 +146,37 @@ def convert(
         ConfigError: an option that the converter does not take; a file that it cannot use.
         CheckpointError: tensors that do not fit the task.
     """
+    given = _taken(module, module.weights, options, but=("into", "at"))
+    converted: ConvertedWeights = module.weights(files, into=into, at=at, **given)
+    return converted
+
+
+def convert_config(module: Any, file: Path, *, options: Mapping[str, Any] | None = None) -> ConvertedConfig:
+    """Convert a config file.
+
+    Raises ConfigError: the system has none, an option that the converter does not take, a config that cannot be.
+    """
+    if not hasattr(module, "config"):
+        raise ConfigError(f"{module.NAMES[0]} has no config files that could be imported")
+    converted: ConvertedConfig = module.config(file, **_taken(module, module.config, options))
+    return converted
+
+
+def _taken(
+    module: Any, function: Any, options: Mapping[str, Any] | None, but: Collection[str] = ()
+) -> dict[str, Any]:
+    """The options that a converter's function is given. Raises ConfigError for one that it does not take."""
     given = dict(options or {})
-    known = {
-        name: p
-        for name, p in inspect.signature(module.weights).parameters.items()
-        if p.kind is p.KEYWORD_ONLY and name not in ("into", "at")
-    }
+    known = [
+        name
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in but
+    ]
     for name in given:
         if name not in known:
             has = f"it has {one_of(known, 'and')}" if known else "it has none"
             raise ConfigError(f"{module.NAMES[0]} has no option {name!r}; {has}")
-    converted: ConvertedWeights = module.weights(files, into=into, at=at, **given)
-    return converted
+    return given
 
 
 def build(converted: ConvertedWeights) -> Any:

@@ -35,10 +35,17 @@ def recognises(keys: Collection[str], extra: Mapping[str, Any]) -> bool:
     return zoo.recognises({_bare_name(key) for key in keys})
 
 
-def config(file: Path) -> ConvertedConfig:
-    """Convert a config file. Raises ConfigError with file and line for what cannot be read or cannot be."""
+def config(file: Path, *, compat: str = "") -> ConvertedConfig:
+    """Convert a config file.
+
+    compat: "true" keeps the original's mistakes in schedules and paramwise options; see `mmcls_schedules.py` and
+        `mmcls_rules.py`.
+    Raises ConfigError with file and line for what cannot be read or cannot be.
+    """
+    if compat not in ("", "true", "false"):
+        raise ConfigError(f"--option compat is true or false, got {compat!r}")
     keys = Keys(pyconfig.read(file))
-    run, notes = configs.to_run(keys, file.stem)
+    run, notes = configs.to_run(keys, file.stem, compat=compat == "true")
     return ConvertedConfig(run, keys.rows(configs.TOP), notes)
 
 

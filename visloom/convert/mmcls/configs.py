@@ -37,20 +37,21 @@ _PLAIN_OPTIONS = ("type", "lr", "weight_decay", "paramwise_cfg", "constructor")
 
 @dataclass
 class Reading:
-    """What is gathered on the way. notes: what the user should know."""
+    """What is gathered on the way. compat: keep the original's mistakes. notes: what the user should know."""
 
     keys: Keys
     name: str
+    compat: bool = False
     notes: list[str] = field(default_factory=list)
 
 
-def to_run(keys: Keys, name: str) -> tuple[Run, tuple[str, ...]]:
+def to_run(keys: Keys, name: str, *, compat: bool = False) -> tuple[Run, tuple[str, ...]]:
     """Return the run that a config describes, and notes.
 
-    name: of the config file, without its ending.
+    name: of the config file, without its ending.  compat: with the original's mistakes in schedules and rules.
     Raises ConfigError for what cannot be: an unknown workflow mode, values out of range, no model.
     """
-    read = Reading(keys, name)
+    read = Reading(keys, name, compat)
     _workflow(read)
     net, frozen, norms = _backbone(read)
     parts, folder = _parts(read)
@@ -362,14 +363,17 @@ def _optimizer(
         keys.leave("optimizer.constructor", "rules say it all")
     else:
         keys.refuse("optimizer.constructor", "write its groups as rules")
-    scheduled = lr_schedule(_mapping(read, "lr_config"), by_epoch=by_epoch)
-    momentum = momentum_schedule(_mapping(read, "momentum_config"), by_epoch=by_epoch)
+    scheduled = lr_schedule(_mapping(read, "lr_config"), by_epoch=by_epoch, compat=read.compat)
+    momentum = momentum_schedule(_mapping(read, "momentum_config"), by_epoch=by_epoch, compat=read.compat)
     keys.take("lr_config", "schedule")
     keys.take("momentum_config", "momentum")
     read.notes += [*scheduled.notes, *(momentum.notes if momentum else ())]
     options = {name: value for name, value in config.items() if name not in _PLAIN_OPTIONS}
+    if scheduled.base is not None:
+        keys.take("lr_config.max_lr", "optim.lr")
+        keys.leave("optimizer.lr", "OneCycle's max_lr is the peak")
     if momentum is not None and momentum.base is not None:
-        options["momentum"] = momentum.base
+        options |= _base_momentum(read, str(config["type"]), options, momentum.base)
     decay = config.get("weight_decay")
     default = 0.01 if config["type"] == "AdamW" else 0.0
     optim = Optim(
@@ -379,10 +383,20 @@ def _optimizer(
         options=options,
     )
     found = paramwise_rules(
-        config.get("paramwise_cfg"), _module(task), decay, names=_old_names(task)
+        config.get("paramwise_cfg"), _module(task), decay, names=_old_names(task), compat=read.compat
     ) if config.get("paramwise_cfg") else None  # fmt: skip
     read.notes += found.notes if found else ()
     return optim, found.rules if found else (), scheduled.schedule, momentum.schedule if momentum else None
+
+
+def _base_momentum(read: Reading, optimizer: str, options: Mapping[str, Any], base: float) -> dict[str, Any]:
+    """The option that OneCycle's base_momentum is: the first beta of Adam's kind, else the momentum."""
+    name = "betas" if "betas" in options or optimizer.startswith(("Adam", "NAdam", "RAdam")) else "momentum"
+    read.keys.take("momentum_config.base_momentum", f"optim.options.{name}")
+    if name == "betas":
+        return {name: (base, options.get(name, (0.9, 0.999))[1])}
+    read.keys.leave("optimizer.momentum", "OneCycle's base_momentum is what it starts from")
+    return {name: base}
 
 
 def _mapping(read: Reading, key: str) -> Mapping[str, Any] | None:
