@@ -151,7 +151,9 @@ def end_of(directory: Path) -> End:
     return End(
         state.step,
         tensors,
-        state.data,
+        {
+            name: value for name, value in state.data.items() if name != "run"
+        },  # which names the test's folders
         (directory / "log.jsonl").read_bytes(),
         Checkpoints(directory / "checkpoints").best(),
         {

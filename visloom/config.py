@@ -22,7 +22,7 @@ import yaml
 
 from visloom import slots
 from visloom.coerce import coerce, settle
-from visloom.kinds import kind_of, short
+from visloom.kinds import RENAMED, kind_of, short
 from visloom.overlay import FLOAT, INT, NULL, settings
 from visloom.paths import is_object, names_of, spread
 from visloom.place import Place, join
@@ -31,7 +31,19 @@ from visloom.run import Run
 from visloom.slots import Hint
 from visloom.trust import Trust
 
-__all__ = ["apply", "change", "diff", "dump", "identity", "load", "recipes", "to_yaml"]
+__all__ = [
+    "FREE",
+    "apply",
+    "change",
+    "diff",
+    "dump",
+    "edited_since",
+    "fixed",
+    "identity",
+    "load",
+    "recipes",
+    "to_yaml",
+]
 
 
 def change(run: Run, edits: Mapping[str, Any]) -> Run:
@@ -99,6 +111,15 @@ def dump(run: Run) -> dict[str, Any]:
 def identity(run: Run) -> dict[str, Any]:
     """Return what decides the weights: the dump without `host`."""
     return {name: value for name, value in dump(run).items() if name != "host"}
+
+
+FREE = ("length", "save", "log", "host")
+"""What may change when a run is resumed; all else makes it another run."""
+
+
+def fixed(run: Run) -> dict[str, Any]:
+    """Return what may not change when a run is resumed: the dump without FREE."""
+    return {name: value for name, value in dump(run).items() if name not in FREE}
 
 
 def to_yaml(run: Run) -> str:
@@ -195,6 +216,49 @@ def _diff(a: Any, b: Any, hint: Hint, path: str) -> list[str]:
         return []
     old, new = _brief(a), _brief(b)
     return [f"{path}: {old} -> {new}" if old != new else f"{path}: {a!r} -> {b!r}"]
+
+
+def edited_since(old: Mapping[str, Any], run: Run) -> list[str]:
+    """Return what differs from `fixed` of a run, as it was once, to that run now, in the lines of `diff`.
+
+    No name in it is imported. A setting that it lacks, since there was none of that name, had its default.
+    """
+    free = {name: value for name, value in dump(run).items() if name in FREE}
+    return _edited_since({**free, **old}, coerce(run, Run, Place()), Run, "")
+
+
+def _edited_since(old: Any, value: Any, hint: Hint, path: str) -> list[str]:
+    new = _dump(value, hint, Place(), brief=False)
+    if old == new:
+        return []
+    if is_object(value) and isinstance(old, Mapping):
+        kinds = [RENAMED.get(kind, kind) for kind in (str(old.get("kind")), str(new.get("kind")))]
+        if kinds[0] != kinds[1]:
+            return [f"{path}: {kinds[0]} -> {kinds[1]}"]
+        cls: Any = type(value)
+        fields, types = slots.settable(cls), slots.hints(cls)
+        pairs = [(f.name, getattr(value, f.name), types[f.name], slots.default(f)) for f in fields]
+        return [
+            line
+            for name, now, slot, default in pairs
+            if name in old or now != default
+            for line in _edited_since(old.get(name, _ABSENT), now, slot, join(path, name))
+        ]
+    if isinstance(value, Mapping) and isinstance(old, Mapping):
+        inner = next((slots.value_hint(m) for m in slots.members(hint) if slots.is_mapping(m)), Any)
+        lines = [f"{join(path, n)}: {_brief(item)} -> (none)" for n, item in old.items() if n not in value]
+        for name, item in value.items():
+            lines += _edited_since(old.get(name, _ABSENT), item, inner, join(path, name))
+        return lines
+    if isinstance(value, tuple | list) and isinstance(old, list) and len(value) == len(old):
+        slot = next((m for m in slots.members(hint) if slots.is_list(m)), tuple[Any, ...])
+        parts = enumerate(zip(old, value, strict=True))
+        return [
+            s
+            for i, (a, b) in parts
+            for s in _edited_since(a, b, slots.item_hint(slot, i), join(path, str(i)))
+        ]
+    return [f"{path}: {_brief(old)} -> {_brief(new)}"]
 
 
 def _diff_items(a: Sequence[Any], b: Sequence[Any], hint: Hint, path: str) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from visloom import dist, peers
 from visloom.assemble import Parts, Plans, assemble
 from visloom.checkpoint import Checkpoints
-from visloom.config import apply, change, diff, dump, load
+from visloom.config import FREE, apply, change, diff, dump, load
 from visloom.durable import remove_tree, write_json
 from visloom.engine import Step, resolve_precision
 from visloom.errors import CheckpointError, ConfigError, Preempted
@@ -129,8 +129,7 @@ def resume(
     directory, step = find(str(ref))
     old = read_run(directory, trust=trust)
     run = edited(old, edits)
-    free = ("length", "save", "log", "host")
-    refused = [line for line in diff(old, run) if not line.startswith(free)]
+    refused = [line for line in diff(old, run) if not line.startswith(FREE)]
     if refused:
         raise ConfigError(
             "a resumed run stays the same run: only length, save, log and host may change. For "

@@ -21,6 +21,7 @@ import torch
 from visloom import dist, faults, peers
 from visloom.assemble import Parts, Plans, build_task
 from visloom.checkpoint import Checkpoints, State, estimate_bytes, room, step_name
+from visloom.config import edited_since, fixed
 from visloom.contract import require_reported, try_out
 from visloom.device import memory_bytes
 from visloom.durable import write_json
@@ -127,6 +128,7 @@ class Launch:
         self._logged = 0  # step of the last log point
         self._stack = ExitStack()
         self.rules = resolved_to_json(self.rows)
+        self.fixed = fixed(run)
 
     def check(self) -> None:
         """Find out what else would fail later: the methods of the task on a few samples, room for a checkpoint.
@@ -168,6 +170,7 @@ class Launch:
         state.data.update(
             ledger=dataclasses.asdict(self.ledger),
             meter=meter_data,
+            run=self.fixed,
             rules=self.rules,
             total=self.plans.total,
             log_offset=self.teller.offset(),
@@ -180,6 +183,14 @@ class Launch:
         branch: the state is another run's. Moments that do not fit this run start afresh, aloud; best value,
             patience and log are this run's own.
         """
+        before = state.data.get("run")  # older versions did not write it
+        edited = [] if branch or before is None else edited_since(before, self.run)
+        if edited:
+            raise CheckpointError(
+                f"{self.directory.run_json} is not of the run that wrote the checkpoint of step {state.step}:\n  "
+                + "\n  ".join(edited)
+                + f"\nTake that back to resume, or start another run: visloom branch {self.directory.path} ..."
+            )
         changed = diff_resolved(state.data.get("rules", self.rules), self.rules)
         if changed and not branch:
             raise CheckpointError(

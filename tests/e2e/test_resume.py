@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.lives import (
 )
 from tests.small import small_run
 from tests.worlds import Numbers
+from visloom.bundle import prepare
 from visloom.checkpoint import Checkpoints
 from visloom.drive import Telling, branch, drive, resume, train
 from visloom.errors import CheckpointError, ConfigError, Preempted
@@ -196,6 +198,84 @@ def test_a_resume_that_changes_the_run_is_told_to_branch(tmp_path, edits):
     assert not end_of(only(tmp_path)).differs(before)
 
 
+def edit_by_hand(directory: Path, change) -> None:
+    """Change run.json as an editor would."""
+    file = directory / "run.json"
+    made = json.loads(file.read_text())
+    change(made)
+    file.write_text(json.dumps(made))
+
+
+BY_HAND = {
+    "optim.lr: 0.1 -> 0.2": lambda made: made["optim"].update(lr=0.2),
+    "seed: 0 -> 3": lambda made: made.update(seed=3),
+    "optim.options.dampening: (none) -> 0.5": lambda made: made["optim"]["options"].update(dampening=0.5),
+    "optim.options.momentum: 0.9 -> (none)": lambda made: made["optim"]["options"].pop("momentum"),
+    "train.transform: [{kind: tests.worlds:Jitter}] -> []": lambda made: made["train"].update(transform=[]),
+    "rules.0.lr: 0.5 -> 0.25": lambda made: made["rules"][0].update(lr=0.25),
+    "evals.val: {": lambda made: made["evals"].update(other=made["evals"].pop("val")),
+    "schedule: visloom.schedule:Constant -> visloom.schedule:Cosine": lambda made: made.update(
+        schedule={"kind": "visloom.schedule:Cosine"}
+    ),
+}
+
+
+@pytest.mark.parametrize("line", BY_HAND)
+def test_a_run_json_that_was_edited_between_two_lives_is_refused_with_the_difference(tmp_path, line):
+    with pytest.raises(Crash):
+        train(small_run(tmp_path, rules=(Rule(name="net", lr=0.5),)), drive=crash_at(7), told=OFF)
+    directory = only(tmp_path)
+    before, text = end_of(directory), (directory / "run.json").read_text()
+    edit_by_hand(directory, BY_HAND[line])
+    with pytest.raises(CheckpointError, match=rf"(?s)run\.json.*step \d.*{re.escape(line)}.*visloom branch"):
+        resume(directory, trust=True, told=OFF)
+    assert not end_of(directory).differs(before)
+    (directory / "run.json").write_text(text)
+    assert resume(directory, trust=True, told=OFF).step == 24
+
+
+def test_what_may_change_may_change_by_hand(tmp_path):
+    with pytest.raises(Crash):
+        train(small_run(tmp_path), drive=crash_at(7), told=OFF)
+    directory = only(tmp_path)
+
+    def change(made):
+        made["length"] = "epochs:5"
+        made["save"]["keep"] = 3
+        made["log"]["every"] = "steps:3"
+        made["host"]["workers"] = 1
+
+    edit_by_hand(directory, change)
+    assert resume(directory, trust=True, told=OFF).step == 30
+
+
+def forget(directory: Path, *names: str) -> None:
+    """Write the newest checkpoint again as if names of its data had not been thought of yet."""
+    store = Checkpoints(directory / "checkpoints")
+    state = store.load()
+    assert state is not None
+    for name in names:
+        place = state.data
+        *inner, last = name.split(".")
+        for key in inner:
+            place = place[key]
+        del place[last]
+    prepare(state)
+    store.save(state, wait=True)
+
+
+def test_a_checkpoint_of_an_older_version_resumes(tmp_path):
+    # one that does not hold its run, and one made before a setting (with a default) existed
+    whole = end_of(train(small_run(tmp_path / "whole"), told=OFF).directory)
+    for number, name in enumerate(("run", "run.how.idle", "run.momentum", "run.evals.val.patience")):
+        with pytest.raises(Crash):
+            train(small_run(tmp_path / str(number)), drive=crash_at(7), told=OFF)
+        directory = only(tmp_path / str(number))
+        forget(directory, name)
+        resume(directory, trust=True, told=OFF)
+        assert not end_of(directory).differs(whole)
+
+
 def test_save_log_and_host_may_change(tmp_path, whole):
     with pytest.raises(Crash):
         train(rich(tmp_path), drive=crash_at(7), told=OFF)
@@ -358,17 +438,10 @@ def test_a_branch_may_change_the_optimizer_the_rules_and_the_average_and_says_so
     start = Checkpoints(directory / "checkpoints").load()
     assert start is not None
     assert torch.equal(frozen.task.net[0].weight, start.tensors["model"]["net.0.weight"])
+    forget(frozen.directory, "run")
+    edit_by_hand(frozen.directory, lambda made: made.update(rules=[]))
     with pytest.raises(CheckpointError, match=r"stand under other rules than the run's"):
-        _resume_with_rules(frozen.directory)
-
-
-def _resume_with_rules(directory):
-    """Resume a run whose run.json was edited by hand."""
-    file = directory / "run.json"
-    made = json.loads(file.read_text())
-    made["rules"] = []
-    file.write_text(json.dumps(made))
-    resume(directory, trust=True, told=OFF)
+        resume(frozen.directory, trust=True, told=OFF)
 
 
 def test_a_branch_of_nothing_is_refused_and_leaves_no_directory(tmp_path):

@@ -43,7 +43,9 @@ def trap(tmp_path, monkeypatch):
 NAMES = [f"{HOSTILE}:f", f"{HOSTILE}.f", "os:system", "builtins.exec"]
 
 
-@pytest.mark.parametrize("place", ["ledger", "optim", "extra", "rules", "meter", "unknown", "everything"])
+@pytest.mark.parametrize(
+    "place", ["ledger", "optim", "extra", "run", "rules", "meter", "unknown", "everything"]
+)
 def test_callable_names_in_the_json_of_a_checkpoint_are_text(trap, place):
     """A forged checkpoint whose manifest is right: it is refused, or its names stay names."""
     directory = train(
