@@ -13,12 +13,14 @@ import json
 import os
 import pkgutil
 import queue
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +40,8 @@ from visloom.task import Batch, Losses
 from visloom.units import Epochs, Monitor, NonFinite, Steps
 
 ROOT = Path(__file__).resolve().parents[1]
+FOR_EVER = 86_400  # seconds: longer than any test waits
+PATIENCE = 300  # seconds for what must come but cannot be told from what only takes long
 
 
 # ------------------------------------------------------------------------------------------------ runs to live
@@ -69,8 +73,8 @@ def unhurried(out: Path, workers: int) -> Run:
 
 
 def slow(out: Path, workers: int) -> Run:
-    """Steps that take a while, and tell when they have begun."""
-    return small_run(out, task=Telltale(marks=str(out), sleep=0.1), host=_host(out, workers))
+    """A step that tells when it has begun, and does not end before it is let go."""
+    return small_run(out, task=Telltale(marks=str(out), hold=True), host=_host(out, workers))
 
 
 def long_evaluation(out: Path, workers: int) -> Run:
@@ -79,11 +83,12 @@ def long_evaluation(out: Path, workers: int) -> Run:
 
 
 def stalled(out: Path, workers: int) -> Run:
-    """Data that do not come the first time, in the second micro-batch of a step."""
+    """Data that do not come the first time, in the second micro-batch of a step; the first one leaves a mark."""
     source = Stalling(size=51, marks=str(out))
     how = How(precision="fp32", accumulate=2)
     return small_run(
         out,
+        task=Telltale(marks=str(out)),
         train=Shuffled(source=source, batch=8, transform=(Jitter(),), shuffle=False),
         how=how,
         host=_host(out, workers),
@@ -156,9 +161,13 @@ def _host(out: Path, workers: int) -> Host:
 
 @dataclass(frozen=True)
 class Telltale(Small):
-    """Leaves the mark `step` in the third update; with `stall`, the first evaluation sleeps, marked `evaluation`."""
+    """Leaves the mark `step` in the third update.
+
+    hold: that update then waits for the mark `go`.  stall: the first evaluation does not end, marked `evaluation`.
+    """
 
     marks: str = ""
+    hold: bool = False
     stall: bool = False
 
     def build(self) -> Any:
@@ -171,13 +180,15 @@ class TelltaleModule(SmallModule):
     def forward(self, batch: Batch) -> Losses:
         if self.training and batch.progress is not None and float(batch.progress.step) == 2:
             mark(self.spec.marks, "step")
+            while self.spec.hold and not Path(self.spec.marks, "go.mark").exists():
+                time.sleep(0.005)
         return super().forward(batch)
 
     def predict(self, batch: Batch) -> dict[str, Any]:
         assert isinstance(batch, Rows)
         first = self.spec.stall and len(batch) > 2 and mark(self.spec.marks, "evaluation")  # two: a trial
         if first:
-            time.sleep(120)
+            time.sleep(FOR_EVER)
         return super().predict(batch)
 
 
@@ -210,7 +221,7 @@ class Stalling(Numbers):
 
     def fetch(self, index: int) -> Sample:
         if index == 21 and mark(self.marks, "data"):
-            time.sleep(120)
+            time.sleep(FOR_EVER)
         return super().fetch(index)
 
 
@@ -218,7 +229,9 @@ def mark(folder: str, name: str) -> bool:
     """Leave a file; say whether it was not there before."""
     file = Path(folder, f"{name}.mark")
     new = not file.exists()
-    file.write_text(str(os.getpid()))
+    written = Path(folder, f"{name}.{os.getpid()}")
+    written.write_text(str(os.getpid()))
+    written.replace(file)  # who sees it, sees it whole
     return new
 
 
@@ -284,6 +297,7 @@ class Server:
             text=True,
         )
         self._lines: queue.Queue[str] = queue.Queue()
+        self._living: list[int] = []  # processes whose end was not told yet
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -299,6 +313,9 @@ class Server:
     def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
+        for pid in self._living:  # after a test that failed
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -323,11 +340,22 @@ class Server:
         order = {"out": str(out), "name": name, "workers": workers, "fault": fault, "mutant": mutant}
         self._process.stdin.write(json.dumps({"world": world, "attempt": attempt, "order": order}) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        self._living = self._answer()
+        return self._living
 
     def wait(self) -> list[int]:
         """Wait for the end of the life that was started; returns how each process ended."""
-        return self._answer()
+        ends = self._answer()
+        self._living = []
+        return ends
+
+    def wait_for(self, pattern: str, out: Path) -> None:
+        """Wait until the life that was started has made a file in `out` that fits a pattern."""
+        end = time.monotonic() + PATIENCE
+        while not any(out.glob(pattern)):
+            assert self._lines.empty(), f"the life ended before there was {pattern}: {self._lines.get()}"
+            assert time.monotonic() < end, f"{pattern} did not come"
+            time.sleep(0.005)
 
     def live(self, out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "") -> int:
         """Live in one process, to the end; returns how it ended."""
@@ -335,7 +363,7 @@ class Server:
         return self.wait()[0]
 
     def _answer(self) -> list[int]:
-        line = self._lines.get(timeout=300)
+        line = self._lines.get(timeout=PATIENCE)
         assert line, "the server has ended"
         return [int(word) for word in line.split()]
 
