@@ -143,4 +143,4 @@ def _batch(run: Run, count: int) -> int | None:
     stream = run.train
     if not isinstance(stream, Shuffled) or stream.batch * 4 <= count:
         return None
-    return max(1, min(stream.batch, 1 << max(0, (count // 4)).bit_length() - 1))
+    return max(1, min(stream.batch, 1 << max(1, count // 4).bit_length() - 1))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visloom.cli import main
+from visloom.config import load
 from visloom.data.layout import recognise
 from visloom.data.voc_labels import CLASSES, VocLabels
 from visloom.errors import DataError
@@ -63,6 +65,11 @@ def test_labels(root: Path) -> None:
 def test_classes_of_ones_own(root: Path) -> None:
     source = VocLabels(root=str(root), names=("unicorn", "cat"))
     assert source.multilabels().tolist() == [[0, 1], [1, 0], [0, 0]]
+
+
+def test_new_writes_a_recipe_for_three_pictures(root: Path, tmp_path: Path) -> None:
+    assert main(["new", str(tmp_path / "voc.yaml"), "--data", str(root)]) == 0
+    assert load(tmp_path / "voc.yaml").train.batch == 1
 
 
 def test_a_folder_is_recognised(root: Path) -> None:
