@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,13 +108,11 @@ def test_a_full_shared_memory_is_named_with_what_to_do(tmp_path):
         tmpfs(Path("/dev/shm"), "256k")
         loader = Loader(
             Plan(Shuffled(source=Big(), batch=4), HeavyLister(), seed=0),
-            Host(workers=2),
+            Host(workers=2, timeout=60.0),
             torch.device("cpu"),
             5,
         )
-        began = time.monotonic()
         with pytest.raises(DataError, match=r"/dev/shm is full, enlarge it or set host\.workers=0"):
             list(loader.open())
-        assert time.monotonic() - began < 60
 
     in_private_mounts(work)

@@ -22,6 +22,9 @@ class Mutant(NamedTuple):
 _POWER = "tests/faults/test_power_loss.py::test_a_cut_anywhere_leaves_a_checkpoint_that_verifies"
 _STORE = "tests/unit/test_checkpoint.py::"
 _RESUME = "tests/e2e/test_resume.py::"
+_DISKS = "tests/faults/test_disks.py::"
+_MEMORY = "tests/faults/test_memory.py::"
+_SIGNALS = "tests/faults/test_signals.py::"
 _NAN = "tests/e2e/test_nonfinite.py::"
 _MANY = "tests/distributed/test_one_from_many.py::"
 _TWO = "tests/distributed/test_two_ranks.py::"
@@ -90,7 +93,7 @@ MUTANTS = (
         "visloom/checkpoint.py",
         "remove_tree(temporary)\n            free =",
         "free =",
-        ("tests/faults/test_disks.py::test_a_full_disk_keeps_the_checkpoint_before",),
+        (_DISKS + "test_a_full_disk_keeps_the_checkpoint_before",),
     ),
     Mutant(
         "a failed background write is forgotten",
@@ -99,8 +102,15 @@ MUTANTS = (
         "str(error)",
         (
             "tests/faults/test_checkpoint_faults.py::test_a_failed_background_write_is_raised_at_the_next_step",
-            "tests/faults/test_disks.py::test_a_full_disk_keeps_the_checkpoint_before",
+            _DISKS + "test_a_full_disk_keeps_the_checkpoint_before",
         ),
+    ),
+    Mutant(
+        "the room that is left is told wrongly",
+        "visloom/checkpoint.py",
+        "{size_text(free)} is free. {kept}",
+        "{size_text(needed)} is free. {kept}",
+        (_DISKS + "test_a_full_disk_keeps_the_checkpoint_before",),
     ),
     # ------------------------------------------------------------------------------------------------------ kills
     Mutant(
@@ -116,21 +126,28 @@ MUTANTS = (
         "visloom/errors.py",
         "exit_code = 75",
         "exit_code = 1",
-        ("tests/faults/test_signals.py::test_in_a_step",),
+        (_SIGNALS + "test_in_a_step",),
     ),
     Mutant(
         "SIGUSR1 is nobody's business",
         "visloom/signals.py",
         'names = ("SIGTERM", "SIGUSR1", "SIGINT")',
         'names = ("SIGTERM", "SIGINT")',
-        ("tests/faults/test_signals.py::test_in_a_step[SIGUSR1]",),
+        (_SIGNALS + "test_in_a_step[SIGUSR1]",),
+    ),
+    Mutant(
+        "a second SIGTERM ends the save that the first one asked for",
+        "visloom/signals.py",
+        'if name == "SIGINT" and self.asked == "SIGINT":',
+        "if name == self.asked:",
+        (_SIGNALS + "test_a_second_sigterm_while_it_saves_changes_nothing",),
     ),
     Mutant(
         "a signal does not end a wait",
         "visloom/signals.py",
         "self._waiting = False\n            raise _Wake",
         "self._waiting = False",
-        ("tests/faults/test_signals.py::test_in_an_evaluation[SIGTERM]",),
+        (_SIGNALS + "test_in_an_evaluation[SIGTERM]",),
     ),
     Mutant(
         "half a turn is saved",
@@ -183,6 +200,30 @@ MUTANTS = (
         "timeout=self.host.timeout,",
         "timeout=0,",
         ("tests/unit/test_loader.py::test_a_hanging_worker_stops_the_run_with_the_sample_it_hangs_at",),
+    ),
+    Mutant(
+        "a full /dev/shm is waited for",
+        "visloom/loader.py",
+        "return made if info is None else _in_shared_memory(made)",
+        "return made",
+        (_MEMORY + "test_a_full_shared_memory_is_named_with_what_to_do",),
+    ),
+    Mutant(
+        "no more host memory is called a bug",
+        "visloom/cli.py",
+        """isinstance(error, RuntimeError) and "can't allocate memory" in str(error)""",
+        "isinstance(error, RuntimeError) and not str(error)",
+        (_MEMORY + "test_a_run_that_meets_its_memory_limit_says_so_and_goes_on_like_one_that_did_not",),
+    ),
+    Mutant(
+        "a run.json that was edited by hand is believed",
+        "visloom/launch.py",
+        "            run=self.fixed,\n",
+        "",
+        (
+            _RESUME
+            + "test_a_run_json_that_was_edited_between_two_lives_is_refused_with_the_difference[seed: 0 -> 3]",
+        ),
     ),
     Mutant(
         "a resume may become another run",
@@ -399,6 +440,34 @@ MUTANTS = (
         "if width * height > max_pixels:",
         "if width * height < 0:",
         ("tests/unit/test_images.py::test_decompression_bombs_are_refused_from_the_header",),
+    ),
+    Mutant(
+        "a settings file may ask for Python objects",
+        "visloom/overlay.py",
+        'if event.tag is not None and event.tag != "!":',
+        'if event.tag == "!":',
+        ("tests/unit/test_overlay.py::test_complaints_name_file_and_line",),
+    ),
+    Mutant(
+        "names are HTML in the report",
+        "visloom/report/render.py",
+        "autoescape=True,",
+        "autoescape=False,",
+        ("tests/unit/test_report.py::test_hostile_names_are_escaped",),
+    ),
+    Mutant(
+        "names that no eye can see reach the report",
+        "visloom/report/render.py",
+        "safe(value) if isinstance(value, str)",
+        "value if isinstance(value, str)",
+        ("tests/unit/test_report.py::test_hostile_names_are_escaped",),
+    ),
+    Mutant(
+        "names of samples reach into the terminal of a run",
+        "visloom/log.py",
+        '[(start, "warn"), (safe(line), "")]',
+        '[(start, "warn"), (line, "")]',
+        ("tests/unit/test_log.py::test_on_a_terminal_the_block_is_live_and_gone_at_the_end",),
     ),
     Mutant(
         "messages reach into the terminal",
