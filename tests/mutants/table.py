@@ -118,7 +118,10 @@ MUTANTS = (
         "visloom/launch.py",
         "if self.ledger.evaluated.get(name, 0) < self.step:",
         "if self.ledger.evaluated.get(name, 0) < 0:",
-        (_RESUME + "test_an_interrupted_run_ends_like_one_that_was_not",),
+        (
+            _RESUME
+            + "test_an_interrupted_run_ends_like_one_that_was_not[crash_in_evaluation-save point and evaluation]",
+        ),
     ),
     # ---------------------------------------------------------------------------------------------------- signals
     Mutant(
