@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visloom.data.checks import require
-from visloom.data.images import missing, read_image
+from visloom.data.images import read_image
 from visloom.data.layout import Layout, some
 from visloom.data.mask_source import find_root, read_list
+from visloom.data.safexml import read_xml
 from visloom.data.voc import CLASSES as WITH_BACKGROUND
 from visloom.errors import DataError
 from visloom.sample import Sample
@@ -31,7 +31,6 @@ from visloom.stream import Source
 CLASSES = WITH_BACKGROUND[1:]
 _INNER = tuple(f"{before}VOC{year}" for year in (2007, 2012) for before in ("VOCdevkit/", ""))
 _LISTS = "ImageSets/Main"
-_MAX_BYTES = 1 << 22  # of one annotation; the published ones have a few kilobytes
 
 
 class Opened(NamedTuple):
@@ -169,15 +168,8 @@ class _Annotation(NamedTuple):
 
 
 def _read(path: Path) -> _Annotation:
-    """Read one annotation; expat, which parses it, limits what entities may expand to."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path}: has {path.stat().st_size:,} bytes, far more than an annotation")
-        tree = ElementTree.parse(path).getroot()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: {missing(path)}") from error
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: is no XML, it is damaged or cut off ({error})") from error
+    """Read one annotation."""
+    tree = read_xml(path)
     objects = []
     for number, entry in enumerate(tree.findall("object")):
         name = (entry.findtext("name") or "").strip()
