@@ -74,10 +74,10 @@ class Cityscapes(MaskSource):
 
     def items(self) -> tuple[Sequence[Item], tuple[str, ...]]:
         kind = "gtFine" if self.masks == "fine" else "gtCoarse"
-        images = _folder(
+        images = place_of(
             self.root, "leftImg8bit", ("leftImg8bit_trainvaltest", "leftImg8bit_trainextra"), self.part
         )
-        labels = _folder(self.root, kind, ("gtFine_trainvaltest", "gtCoarse"), self.part)
+        labels = place_of(self.root, kind, ("gtFine_trainvaltest", "gtCoarse"), self.part)
         items = []
         for city in subfolders(images):
             for image in files_in(images / city, _IMAGE):
@@ -91,7 +91,7 @@ class Cityscapes(MaskSource):
         return Legend(CLASSES, tuple(colour for _, _, colour in TRAINED), {**ignored, **trained})
 
 
-def _folder(root: str, name: str, around: Sequence[str], part: str) -> Path:
+def place_of(root: str, name: str, around: Sequence[str], part: str) -> Path:
     """Return root/NAME/PART, or the same in a folder that an archive unpacks to."""
     places = [Path(root) / name / part, *(Path(root) / outer / name / part for outer in around)]
     found = next((place for place in places if place.is_dir()), None)
