@@ -28,6 +28,7 @@ _RECIPE_OF = {
     "Clothes": "clothes",
     "NuScenes": "nuscenes",
     **dict.fromkeys(("Masks", "Voc", "Cityscapes", "Ade20k", "CocoStuff", "CocoStuff10k"), "masks"),
+    **dict.fromkeys(("Coco", "VocXml", "Yolo", "BoxTable"), "boxes"),
 }  # class of a source -> recipe that knows it; `folder` takes every other one
 
 
@@ -74,7 +75,8 @@ def _unknown(data: Path) -> str:
         f"{data}: no reader knows what this folder holds. It has {one_of(inside, 'and')}\n"
         "  understood are: class folders (cats/1.jpg, or train/cats/1.jpg and val/cats/9.jpg); a list file or "
         "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version; MNIST's idx files; "
-        "pictures with masks (images/1.jpg and masks/1.png,\n  also in train/ and val/); PASCAL VOC, Cityscapes, "
+        "pictures with masks (images/1.jpg and masks/1.png,\n  also in train/ and val/); boxes in COCO's JSON, VOC's "
+        "XML, YOLO's text files (with data.yaml or classes.txt) or a CSV table;\n  PASCAL VOC, Cityscapes, "
         "ADE20K, COCO-Stuff, Clothing Co-Parsing as they are published"
     )
 

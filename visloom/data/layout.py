@@ -36,9 +36,11 @@ def recognise(folder: str | Path) -> Layout | None:
     """Return what a folder holds, asking every reader in turn, or None if none of them knows it."""
     from visloom.data.ade20k import recognise as ade20k
     from visloom.data.arrays import recognise as arrays
+    from visloom.data.box_table import recognise as box_table
     from visloom.data.cifar import recognise as cifar
     from visloom.data.cityscapes import recognise as cityscapes
     from visloom.data.clothes import recognise as clothes
+    from visloom.data.coco import recognise as coco
     from visloom.data.cocostuff import recognise as cocostuff
     from visloom.data.folder import recognise as pictures
     from visloom.data.mask_layout import recognise as masks
@@ -46,21 +48,12 @@ def recognise(folder: str | Path) -> Layout | None:
     from visloom.data.nuscenes.source import recognise as nuscenes
     from visloom.data.voc import recognise as voc
     from visloom.data.voc_labels import recognise as voc_labels
+    from visloom.data.voc_xml import recognise as voc_xml
+    from visloom.data.yolo import recognise as yolo
 
-    readers = (
-        nuscenes,
-        cifar,
-        mnist,
-        clothes,
-        voc,
-        voc_labels,
-        cityscapes,
-        ade20k,
-        cocostuff,
-        arrays,
-        masks,
-        pictures,
-    )
+    published = (nuscenes, cifar, mnist, clothes, voc, cityscapes, ade20k, cocostuff)
+    boxes = (coco, voc_xml, yolo, box_table)
+    readers = (*published, *boxes, voc_labels, arrays, masks, pictures)
     for reader in readers:
         found = reader(Path(folder))
         if found is not None:

@@ -1,0 +1,164 @@
+"""Blood cells through one microscope learnt, through another understood: BCCD to a smear that has no labels.
+
+    visloom train cells --data DIR                DA Faster R-CNN: image and instance discriminators
+    visloom train cells:source --data DIR         BCCD alone: what the others are measured by
+    visloom train cells:ema --data DIR            BCCD alone, stronger colours, an average of the weights
+    visloom train cells:teacher --data DIR        a teacher labels the target
+    visloom train cells:oracle --data DIR         trained on the target's own labels: what could be reached
+    visloom train cells:zero --data DIR           control: discriminators whose gradient does not reach the features
+    visloom train cells:same --data DIR           control: the target is the source again
+    visloom train cells:bccd --data DIR           plain detection of BCCD's three classes
+
+DIR/BCCD is BCCD (Shenggan, MIT: 205 and 87 pictures of 640x480, VOC's XML), DIR/blood-smear-b the smear (draaslan,
+MIT: 60 pictures of 256x256 to adapt to, whose labels no loss sees, and 20 to count on, in COCO's JSON). All presets but
+`bccd` make the same number of updates with as many labelled pictures, from scratch, on RBC and WBC. The last state is
+evaluated, never the best: choosing by the target's labels would use them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from visloom.config import change
+from visloom.data.coco import Coco
+from visloom.data.photometric import ColorJitter, GaussianBlur
+from visloom.data.shortside import ShortSide
+from visloom.data.target import Strong, Target
+from visloom.data.transforms import RandomFlip
+from visloom.data.voc_xml import VocXml
+from visloom.recipes.boxes import LIGHT
+from visloom.run import Ema, Eval, Host, How, Log, Optim, Rule, Run, Save
+from visloom.schedule import OneCycle
+from visloom.stream import Ordered, Pair, Shuffled
+from visloom.tasks.adapt import Adapt, Align, Teacher
+from visloom.tasks.classify.nets import Normalise
+from visloom.tasks.detect import Detect
+from visloom.units import Epochs, Monitor, Steps
+
+SHARED = ("RBC", "WBC")
+CLASSES = ("RBC", "WBC", "Platelets")
+NORMALISE = Normalise((186.0, 170.0, 177.0), (45.0, 55.0, 30.0))
+
+STRONG = (ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.08), GaussianBlur(p=0.3))
+"""Changes of colour that stains and microscopes make, and more."""
+
+_RESIZE = ShortSide(short=(256,), longest=352)
+_JITTER = ShortSide(short=(224, 256, 288), longest=400)
+
+
+def _bccd(part: str, names: tuple[str, ...] = SHARED) -> VocXml:
+    return VocXml(root="BCCD", part=part, names=names)
+
+
+def _smear(part: str) -> Coco:
+    return Coco(root="blood-smear-b", file=f"annotations/{part}.json", images="images")
+
+
+def source() -> Run:
+    """BCCD alone, evaluated on both: the number that adaptation is measured by."""
+    return Run(
+        name="cells-source",
+        task=Detect(net=LIGHT, classes=SHARED, normalise=NORMALISE),
+        train=Shuffled(source=_bccd("train"), batch=8, transform=(_JITTER, RandomFlip()), tail="wrap"),
+        evals={
+            "smear": Eval(
+                stream=Ordered(source=_smear("val"), batch=4, transform=(_RESIZE,)),
+                every=None,
+                monitor=Monitor("max", "ap50"),
+            ),
+            "bccd": Eval(stream=Ordered(source=_bccd("val"), batch=4, transform=(_RESIZE,)), every=None),
+        },
+        length=Steps(600),
+        optim=Optim(name="AdamW", lr=2e-3, weight_decay=0.02),
+        rules=(Rule(kind="bias", weight_decay=0.0), Rule(kind="norm", weight_decay=0.0)),
+        schedule=OneCycle(rise=0.2),
+        how=How(precision="fp32"),
+        host=Host(threads=1, workers=0),
+        save=Save(every=Steps(200)),
+        log=Log(every=Steps(20), images=12),
+    )
+
+
+def ema() -> Run:
+    """BCCD alone in stronger colours, the average of the weights evaluated: the equal baseline of every adaptation."""
+    return change(
+        source(),
+        {
+            "name": "cells-ema",
+            "train.transform": (_JITTER, RandomFlip(), *STRONG),
+            "how.ema": Ema(decay=0.99),
+        },
+    )
+
+
+def cells() -> Run:
+    """DA Faster R-CNN (2018): discriminators of pictures and of regions, and their consistency, at 0.1 each."""
+    run = source()
+    assert isinstance(run.task, Detect) and isinstance(run.train, Shuffled)
+    target = Shuffled(
+        source=_smear("train"), batch=8, transform=(Target(), _JITTER, RandomFlip()), tail="wrap"
+    )
+    return change(
+        run,
+        {
+            "name": "cells",
+            "task": Adapt(net=LIGHT, classes=SHARED, normalise=NORMALISE, align=Align(ramp="warm")),
+            "train": Pair(source=run.train, target=target),
+        },
+    )
+
+
+def teacher() -> Run:
+    """A moving average of the network labels the smear, which is shown to the network in stronger colours."""
+    run = cells()
+    assert isinstance(run.train, Pair)
+    both = {
+        f"train.{half}.transform": (*getattr(run.train, half).transform, Strong(STRONG))
+        for half in ("source", "target")
+    }
+    return change(
+        run,
+        {
+            "name": "cells-teacher",
+            "task.align": None,
+            "task.teacher": Teacher(threshold=0.7, burn_in=0.4),
+            "how.ema": Ema(decay=0.99, into="net -> teacher"),
+            **both,
+        },
+    )
+
+
+def oracle() -> Run:
+    """The smear's own labels: the bound that adaptation is measured by from above."""
+    return change(source(), {"name": "cells-oracle", "train.source": _smear("train")})
+
+
+def zero() -> Run:
+    """Control: the discriminators learn, their gradient is lost before the features. No gain may come of it.
+
+    A weight of 0 would leave the discriminators out; this one is below what a gradient can hold beside another.
+    """
+    align = Align(image=1e-12, instance=1e-12, ramp="warm")
+    return change(cells(), {"name": "cells-zero", "task.align": align})
+
+
+def same() -> Run:
+    """Control: the target is BCCD again, so there is no domain to adapt to. No gain may come of it."""
+    return change(cells(), {"name": "cells-same", "train.target.source": _bccd("train")})
+
+
+def bccd() -> Run:
+    """Plain detection of all three classes of BCCD, counted on its 87 validation pictures."""
+    val = Ordered(source=_bccd("val", CLASSES), batch=4, transform=(_RESIZE,))
+    colours = ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
+    return replace(
+        source(),
+        name="cells-bccd",
+        task=Detect(net=LIGHT, classes=CLASSES, normalise=NORMALISE),
+        train=Shuffled(
+            source=_bccd("train", CLASSES), batch=8, transform=(_JITTER, RandomFlip(), colours), tail="wrap"
+        ),
+        evals={"val": Eval(stream=val, every=Epochs(10), monitor=Monitor("max", "ap50"))},
+        length=Steps(1500),
+        how=How(precision="fp32", ema=Ema(decay=0.995)),
+    )
