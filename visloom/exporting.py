@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from visloom import __version__
 from visloom.config import dump
 from visloom.durable import reason
-from visloom.errors import ConfigError, UsageError, VisloomError
+from visloom.errors import ConfigError, DataError, UsageError, VisloomError
 from visloom.sample import Sample
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ class OnnxNet(nn.Module):
                 f"{file} is no ONNX file that can be run: {str(error).partition(chr(10))[0]}"
             ) from error
         self._input = self._session.get_inputs()[0].name
+        self._shape = self._session.get_inputs()[0].shape  # (B, C, H, W), a name where any length goes
 
     @property
     def about(self) -> str:
@@ -219,7 +220,13 @@ class OnnxNet(nn.Module):
         return str(self._session.get_modelmeta().custom_metadata_map.get("visloom", ""))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of normalised images."""
+        """Logits of normalised images. Raises DataError for images of another size than the file was made for."""
+        if any(isinstance(want, int) and want != got for want, got in zip(self._shape[1:], image.shape[1:])):
+            raise DataError(
+                f"the ONNX file takes pictures of {'x'.join(map(str, self._shape[2:]))} (height x width) and got "
+                f"{image.shape[2]}x{image.shape[3]}: resize them, export again with another --size, or predict with "
+                "the run itself"
+            )
         array = image.detach().cpu().contiguous().numpy()
         return torch.from_numpy(self._session.run(None, {self._input: array})[0])
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tests import mmcls
 from visloom.cli import main
 from visloom.convert.mmcls import zoo
-from visloom.errors import ConfigError, UsageError
+from visloom.errors import ConfigError, DataError, UsageError
 from visloom.exporting import OnnxNet, export_network, picture_size
 from visloom.nets.lenet import LeNet5
 from visloom.saved import open_saved
@@ -60,6 +60,8 @@ def test_onnx_predicts_like_the_run(old, tmp_path, capsys):
     assert [row["class"] for row in one] == [row["class"] for row in two]
     for a, b in zip(one, two, strict=True):
         assert float(a["p(a)"]) == pytest.approx(float(b["p(a)"]), abs=2e-6)
+    with pytest.raises(DataError, match=r"of 32x32 \(height x width\) and got 20x32"):
+        OnnxNet(model)(torch.zeros(2, 1, 20, 32))
     about = json.loads(OnnxNet(model).about)["run"]["task"]
     assert about["classes"] == ["a", "b", "c"] and about["normalise"]["mean"] == [33.46]
     with pytest.raises(ConfigError, match="exists already"):
