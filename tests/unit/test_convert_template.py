@@ -260,6 +260,15 @@ def test_keys_that_the_original_does_not_have_are_told(tmp_path):
     assert [row.key for row in rows] == ["trainer.epoch"]
 
 
+def test_settings_of_a_backbone_are_not_said_to_be_taken_where_there_is_none(tmp_path):
+    args = {"backbone": "resnet50", "freeze_backbone": True}
+    made = convert(tmp_path, changed("arch", {"type": "UNet", "args": args}))
+    said = {row.key: row.verdict for row in made.rows}
+    assert made.run.rules == ()
+    for key in ("arch.args.backbone", "arch.args.freeze_backbone", "optimizer.differential_lr"):
+        assert said[key] == "not needed"
+
+
 def test_missing_keys_have_the_originals_defaults(tmp_path):
     """Defect 29: the original stops where log_per_iter or freeze_bn is absent."""
     made = json.loads(json.dumps(CONFIG))

@@ -340,9 +340,16 @@ def _arch(keys: _Keys) -> tuple[NetSpec, tuple[Rule, ...], bool]:
     """The network, the rules of its backbone, and whether batch norms are frozen."""
     kind = str(keys.take("arch.type", "", note="task.net"))
     args = "arch.args."
-    backbone = str(
-        keys.take(f"{args}backbone", "resnet50" if kind != "PSPNet" else "resnet152", note="task.net")
-    )
+    has_backbone = kind != "UNet"
+    without = "UNet has no backbone: the template ignores it too"
+
+    def take_backbone(key: str, default: Any, note: str) -> Any:
+        """A setting of the backbone; where there is none, whatever it says."""
+        verdict: Verdict = "taken" if has_backbone else "not needed"
+        return keys.take(key, default, note=note if has_backbone else without, verdict=verdict)
+
+    named = "resnet50" if kind != "PSPNet" else "resnet152"
+    backbone = str(take_backbone(f"{args}backbone", named, "task.net"))
     pretrained = bool(
         keys.take(
             f"{args}pretrained", True, note="task.net.pretrained; of the template's own nets init.net=FILE"
@@ -368,14 +375,11 @@ def _arch(keys: _Keys) -> tuple[NetSpec, tuple[Rule, ...], bool]:
         stride = keys.take(f"{args}output_stride", 16, note="task.net.options.encoder_output_stride")
         net = replace(net, options={"encoder_output_stride": int(stride)})
     where = r"model\.encoder\." if isinstance(net, Smp) else r"net\.(initial|layer[1-4])\."
-    has_backbone = not isinstance(net, Unet)
     rules: list[Rule] = []
-    if keys.take(f"{args}freeze_backbone", False, note="rules: the backbone is frozen") and has_backbone:
+    if take_backbone(f"{args}freeze_backbone", False, "rules: frozen where true") and has_backbone:
         rules.append(Rule(name=where, frozen=True))
-    if (
-        keys.take("optimizer.differential_lr", False, note="rules: the backbone at a tenth of the rate")
-        and has_backbone
-    ):
+    slow = "rules: the backbone at a tenth of the rate where true"
+    if take_backbone("optimizer.differential_lr", False, slow) and has_backbone:
         rules.append(Rule(name=where, lr=0.1))
     norms = bool(keys.take(f"{args}freeze_bn", False, note="how.frozen_norms"))
     keys.drop([f"{args}in_channels"], "task.channels is that of the images", "not needed")
