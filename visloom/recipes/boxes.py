@@ -36,7 +36,7 @@ LIGHT = FasterRCNN(
     pool=5,
     samples=1,
 )
-"""A detector of two million weights that a CPU trains from scratch at 256 pixels."""
+"""A detector of 1.6 million weights (two classes), meant to be trained from scratch on a CPU at 256 pixels."""
 
 
 def boxes() -> Run:
