@@ -237,7 +237,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "import-checkpoint", "converting", "Turn weights of an original system into a run.",
         (
-            Option("format", metavar="FORMAT", help="the system: mmcls, ..."),
+            Option("format", metavar="FORMAT", help="mmcls, template, upp, centerfusion or maskrcnn"),
             Option("files", metavar="FILE", nargs="+", help="its weights; several files if it keeps them apart"),
             Option("--out", metavar="CKPT", required=True, help="the run directory to make"),
             Option("--into", metavar="RECIPE", help="the run they belong to: its data, transforms and optimizer"),
@@ -258,7 +258,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "import-config", "converting", "Turn a config of an original system into a recipe.",
         (
-            Option("format", metavar="FORMAT", help="the system: mmcls, ..."),
+            Option("format", metavar="FORMAT", help="mmcls, template, upp, centerfusion or maskrcnn"),
             Option("file", metavar="FILE", help="its config; it is read, never executed"),
             Option("--out", metavar="FILE.yaml", required=True, help="the recipe to write"),
             Option(

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from visloom.errors import UsageError
+
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +66,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically and durably. Raises TypeError for what JSON cannot hold."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_existing(path: Path, choose: str = "another --out") -> None:
+    """Refuse a place for output at which there is something already. Raises UsageError.
+
+    choose: what the person can name instead.
+    """
+    if path.exists():
+        raise UsageError(f"{path} exists already, and nothing is overwritten: choose {choose}, or remove it")
 
 
 def free_bytes(path: Path) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from visloom import __version__
 from visloom.config import dump
-from visloom.durable import reason
+from visloom.durable import reason, refuse_existing
 from visloom.errors import ConfigError, DataError, UsageError, VisloomError
 from visloom.sample import Sample
 
@@ -41,7 +41,7 @@ def export_state_dict(saved: Saved, out: Path, *, original: bool = False) -> lis
 
         module = common.converter_of(saved.spec)
         tensors, name = module.original(saved.spec, tensors), module.NAMES[0]
-    place = refuse_existing(out)
+    place = fresh(out)
     temporary = place.with_name(f".{place.name}.tmp-{os.getpid()}")
     try:
         if out.suffix == ".safetensors":
@@ -83,7 +83,7 @@ def export_network(saved: Saved, out: Path, to: str, *, size: int | None = None)
         raise ConfigError(
             f"{type(saved.spec).__name__} is exported as a state-dict only: it is not one network"
         )
-    place = refuse_existing(out)
+    place = fresh(out)
     sides = (size, size) if size is not None else picture_size(saved)
     example = _images(saved, 2, sides)
     temporary = place.with_name(f".{os.getpid()}-{place.name}")
@@ -231,10 +231,9 @@ class OnnxNet(nn.Module):
         return torch.from_numpy(self._session.run(None, {self._input: array})[0])
 
 
-def refuse_existing(out: Path) -> Path:
-    """Return an absolute path at which nothing is yet, its folder made. Raises ConfigError."""
-    if out.exists():
-        raise ConfigError(f"{out} exists already, and nothing is overwritten: choose another --out")
+def fresh(out: Path) -> Path:
+    """Return an absolute path at which nothing is yet, its folder made. Raises UsageError, ConfigError."""
+    refuse_existing(out)
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from visloom.config import load
+from visloom.durable import refuse_existing
 from visloom.errors import ConfigError, DataError, UsageError
 from visloom.place import join, one_of
 from visloom.refs import recipes
@@ -44,17 +45,14 @@ def write_new(file: Path, data: Path) -> Made:
     """Look at `data` and write a settings file for it.
 
     Raises:
-        UsageError: the name is not that of a YAML file.
-        DataError: no reader knows what the folder holds; the file exists or cannot be written.
+        UsageError: the name is not that of a YAML file, or the file exists.
+        DataError: no reader knows what the folder holds; the file cannot be written.
     """
     from visloom.data.layout import recognise
 
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"a recipe file ends in .yaml, got {file}; for example {file.stem or 'mine'}.yaml")
-    if file.exists():
-        raise DataError(
-            f"{file} exists already, and nothing is overwritten: choose another name, or remove it"
-        )
+    refuse_existing(file, "another name")
     if not data.is_dir():
         raise DataError(f"--data {data}: there is no such folder")
     layout = recognise(data)

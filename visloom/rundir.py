@@ -279,6 +279,15 @@ def find(ref: str, out: Path = Path("runs")) -> tuple[RunDir, int | None]:
     return run, _find_step(run, at) if at else step
 
 
+def must_exist(ref: str) -> None:
+    """Refuse what is neither a file nor a run: said before torch is imported, which takes seconds.
+
+    Raises ConfigError or CheckpointError as `find` does.
+    """
+    if not Path(ref).is_file():
+        find(ref)
+
+
 def _find_path(name: str, out: Path) -> tuple[RunDir | None, int | None]:
     """Return the run, and the step if it is the path of a checkpoint, that a path means."""
     for path in (Path(name), out / name):

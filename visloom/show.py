@@ -230,15 +230,15 @@ def table(network: Network) -> list[Sequence[str]]:
 def write(run: Run, ref: str, file: Path) -> None:
     """Write a run as a settings file; refuses to overwrite.
 
-    Raises DataError.
+    Raises UsageError where there is a file already, DataError where none can be written.
     """
     from visloom.config import to_yaml
+    from visloom.durable import refuse_existing
 
+    refuse_existing(file, "another name")
     text = header(ref) + to_yaml(run)
     try:
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
-    except FileExistsError as error:
-        raise DataError(f"{file} exists already; choose another name, or remove it") from error
     except OSError as error:
         raise DataError(f"{file} cannot be written: {error.strerror or error}") from error

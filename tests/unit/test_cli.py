@@ -35,6 +35,36 @@ def run(*words, capsys):
 # --------------------------------------------------------------------------------------------------- light words
 
 
+def test_a_typing_error_costs_no_import_of_torch():
+    script = (
+        "import sys\n"
+        "from visloom.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(code, 'torch' in sys.modules)"
+    )
+    for words, code in (
+        (["train", "cifar10", "optim.lrr=3"], 3),
+        (["train", "cifar11"], 3),
+        (["train", "cifar10", "--limit", "2", "--overfit", "2"], 2),
+        (["predict", "no-such-run", "a.jpg", "--out", "found"], 3),
+        (["evaluate", "no-such-run"], 3),
+        (["export", "no-such-run", "--to", "onnx", "--out", "m.onnx"], 3),
+        (["resume", "no-such-run"], 3),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == f"{code} False", (words, done.stdout, done.stderr)
+
+
+def test_help_names_every_format_of_the_converters(capsys):
+    from visloom.convert.common import MODULES
+
+    for verb in ("import-checkpoint", "import-config"):
+        _, out, _ = run(verb, "--help", capsys=capsys)
+        assert all(name in out for name in MODULES), out
+
+
 def test_help_recipes_and_completion_import_no_torch():
     script = (
         "import sys\n"

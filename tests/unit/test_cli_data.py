@@ -86,7 +86,7 @@ def test_the_recipe_really_trains(tmp_path, capsys):
 def test_nothing_is_overwritten(tmp_path, capsys):
     data = make_pictures(tmp_path / "data")
     (tmp_path / "mine.yaml").write_text("precious")
-    assert new(tmp_path, data)[0] == 4
+    assert new(tmp_path, data)[0] == 2
     assert (tmp_path / "mine.yaml").read_text() == "precious"
     assert "nothing is overwritten" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from visloom import show
 from visloom.catalog import catalog
 from visloom.cli import main
 from visloom.config import change, dump, load
-from visloom.errors import DataError
+from visloom.errors import UsageError
 from visloom.refs import recipes
 
 
@@ -87,7 +87,7 @@ def test_show_write_makes_a_recipe_that_is_the_same_run(tmp_path, capsys):
     assert main(["show", "cifar10", "optim.lr=0.05", "--write", str(file)]) == 0
     assert load(file) == change(load("cifar10"), {"optim.lr": 0.05})
     assert f"visloom train {file}" in capsys.readouterr().out
-    assert main(["show", "cifar10", "--write", str(file)]) == DataError.exit_code
+    assert main(["show", "cifar10", "--write", str(file)]) == UsageError.exit_code
     assert "exists already" in capsys.readouterr().err
 
 

@@ -64,7 +64,7 @@ def test_onnx_predicts_like_the_run(old, tmp_path, capsys):
         OnnxNet(model)(torch.zeros(2, 1, 20, 32))
     about = json.loads(OnnxNet(model).about)["run"]["task"]
     assert about["classes"] == ["a", "b", "c"] and about["normalise"]["mean"] == [33.46]
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(UsageError, match="exists already"):
         export_network(open_saved(old, device="cpu"), model, "onnx")
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from visloom.commands import speaking
 from visloom.commands.training import host_settings
+from visloom.durable import refuse_existing
 from visloom.errors import ConfigError, UsageError
+from visloom.rundir import must_exist
 from visloom.words import safe
 
 if TYPE_CHECKING:
@@ -63,8 +65,7 @@ def import_config(args: Namespace) -> int:
     module, out = common.converter(args.format), Path(args.out).expanduser()
     if out.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"a recipe file ends in .yaml, got {out}")
-    if out.exists():
-        raise ConfigError(f"{out} exists already, and nothing is overwritten: choose another --out")
+    refuse_existing(out)
     converted = common.convert_config(module, Path(args.file).expanduser(), options=_options(args.option))
     validate(converted.run)
     missing = common.uncovered(converted.rows)
@@ -120,11 +121,12 @@ def _options(texts: Sequence[str] | None) -> Mapping[str, str]:
 
 def export(args: Namespace) -> int:
     """Write a run's weights for another program, and say what was written."""
+    if args.keys == "original" and args.to != "state-dict":
+        raise UsageError("--keys original names the tensors of a state-dict: use it with --to state-dict")
+    must_exist(args.run)
     from visloom.exporting import export_network, export_state_dict
     from visloom.saved import open_saved
 
-    if args.keys == "original" and args.to != "state-dict":
-        raise UsageError("--keys original names the tensors of a state-dict: use it with --to state-dict")
     out = Path(args.out).expanduser()
     saved = open_saved(args.run, device="cpu", trust=args.trust)
     if args.to == "state-dict":

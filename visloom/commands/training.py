@@ -25,12 +25,14 @@ def train(args: Namespace) -> int:
     several = _several(args)
     if several is not None:
         return several
-    from visloom import drive, origin, shortcuts
+    if args.limit and args.overfit:
+        raise UsageError("--limit and --overfit exclude each other: --overfit N is N samples already")
+    from visloom import origin, shortcuts
     from visloom.config import load
 
     run = load(args.recipe, [*host_settings(args), *args.settings], trust=args.trust)
-    if args.limit and args.overfit:
-        raise UsageError("--limit and --overfit exclude each other: --overfit N is N samples already")
+    from visloom import drive  # torch, after the settings are known to be good: a typing error costs no wait
+
     if args.limit is not None:
         run = shortcuts.limited(run, args.limit)
     if args.overfit is not None:

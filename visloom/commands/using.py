@@ -13,6 +13,7 @@ from typing import Any
 from visloom import words
 from visloom.commands import speaking
 from visloom.errors import ConfigError
+from visloom.rundir import must_exist
 from visloom.words import duration, number, safe
 
 _LISTED = 10  # unreadable pictures that are listed on the screen
@@ -20,6 +21,7 @@ _LISTED = 10  # unreadable pictures that are listed on the screen
 
 def evaluate(args: Namespace) -> int:
     """Evaluate a run and print what was found; --json - prints only that."""
+    must_exist(args.run)
     from visloom.saved import evaluate as work
 
     alone = args.json == "-"
@@ -78,6 +80,7 @@ def _strict(value: Any) -> Any:
 
 def predict(args: Namespace) -> int:
     """Predict pictures; those that cannot be read are listed and cost nothing more."""
+    must_exist(args.run)
     from visloom.prediction import PICTURES, find_images
     from visloom.prediction import predict as work
 

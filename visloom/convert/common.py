@@ -254,14 +254,14 @@ def keep(converted: ConvertedWeights, out: Path, *, argv: Sequence[str] = ()) ->
     """
     from visloom.checkpoint import Checkpoints
     from visloom.config import dump
-    from visloom.durable import reason, remove_tree, write_json
+    from visloom.durable import reason, refuse_existing, remove_tree, write_json
     from visloom.logfiles import encode
     from visloom.provenance import collect
     from visloom.rundir import RunDir
 
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already, and nothing is overwritten: choose another --out")
+    if not out.is_dir() or any(out.iterdir()):  # an empty folder is as good as none
+        refuse_existing(out)
     run = run_of(converted, name=_run_name(out))
     state, notes = _state(converted, run)
     run = replace(run, init={"model": str(out)}, init_coverage=1.0)
