@@ -41,6 +41,9 @@ def settle(current: Any, hint: Hint, edits: Sequence[Edit], at: Place) -> Any:
         if parts is None:
             current, inside, touched = coerce(edit.value, hint, here), [], False
             continue
+        if not parts and isinstance(current, Mapping) and current:
+            advice = f"null removes an entry: {join(at.path, next(iter(current)))}=null"
+            raise here.error("an empty mapping would change nothing here", advice)
         if not edit.path and _kind_of(parts, current, hint) is not None:
             current, inside = MISSING, []
         inside, touched = [*inside, *parts], True
