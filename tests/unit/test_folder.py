@@ -226,7 +226,7 @@ def test_all_missing_pictures_are_counted_and_ten_listed(tmp_path):
     assert "there is 'CAT2.png', upper and lower case differ" in text
     assert "... and 11 more" in text
     assert text.count(".png") == 11  # ten lines, one of which names a second file
-    with pytest.raises(DataError, match=r"gone.0.png: does not exist.*unreadable=\"skip\""):
+    with pytest.raises(DataError, match=r"gone.0.png: does not exist.*train.source.unreadable=skip"):
         source.read(2)
 
 
@@ -250,10 +250,16 @@ def test_stop_lists_every_bad_picture(damaged):
     with pytest.raises(DataError) as caught:
         source.check(progress=lambda done, total: told.append((done, total)))
     text = str(caught.value)
-    for word in ("3 of 9 pictures", "0.png: is empty", "<html>not found", "2.png", 'unreadable="skip"'):
+    for word in (
+        "3 of 9 pictures",
+        "0.png: is empty",
+        "<html>not found",
+        "2.png",
+        "train.source.unreadable=skip",
+    ):
         assert word in text
     assert told[-1] == (9, 9)
-    with pytest.raises(DataError, match=r"0.png: is empty .*unreadable=\"skip\""):
+    with pytest.raises(DataError, match=r"0.png: is empty .*train.source.unreadable=skip"):
         source.read(3)
     assert source.read(5).id == "dog/2.png"
     with pytest.raises(DataError, match="3 of 9"):

@@ -31,6 +31,7 @@ CHECKED = 100_000
 MEMORY_LIMIT = 8 << 30
 """Bytes of decoded pictures that `memory=True` may take."""
 
+_SKIP = "train.source.unreadable=skip, evals.NAME.stream.source.unreadable=skip"
 _SKIPS = 100  # unreadable pictures in a row after which even "skip" stops: the data set is broken
 
 _TRAIN = ("train", "training")
@@ -130,7 +131,7 @@ class Folder(Source):
             return super().read(index)
         except DataError as error:
             if self.unreadable == "stop":
-                raise DataError(f'{error}; or set unreadable="skip" to pass over such pictures') from error
+                raise DataError(f"{error}; or pass over such pictures: {_SKIP}") from error
             return self._next_readable(index, error)
 
     def _next_readable(self, index: int, first: DataError) -> Sample:
@@ -207,7 +208,7 @@ class Folder(Source):
         more = f"\n  ... and {len(problems) - 10:,} more" if len(problems) > 10 else ""
         return DataError(
             f"{len(problems):,} of {count:,} pictures in {self.root} cannot be used:\n  {lines}{more}\n"
-            f'Mend or remove them, or set unreadable="skip"'
+            f"Mend or remove them, or pass over them: {_SKIP}"
         )
 
     def _lost(self, wanted: NDArray[np.int64]) -> dict[int, str]:
