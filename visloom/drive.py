@@ -286,6 +286,12 @@ def _teller(parts: Parts, directory: RunDir, told: Telling) -> Teller:
     )
 
 
+def _curve(schedule: object) -> str:
+    """The name of a schedule for people; a warmup is named after what it warms up to."""
+    inner = getattr(schedule, "inner", None)
+    return f"{_curve(inner)}, warmed up," if inner is not None else type(schedule).__name__.lower()
+
+
 def _header(launch: Launch, argv: Sequence[str] | None) -> None:
     """Say what runs where on what, before the first step."""
     run, parts = launch.run, launch.parts
@@ -297,7 +303,7 @@ def _header(launch: Launch, argv: Sequence[str] | None) -> None:
         "data": "; ".join(sizes),
         **getattr(run.task, "header", dict)(),
         "model": f"{trained:,} parameters" + (f" + {frozen:,} frozen" if frozen else ""),
-        "optimizer": f"{run.optim.name} lr {run.optim.lr:g}, {type(run.schedule).__name__.lower()} schedule",
+        "optimizer": f"{run.optim.name} lr {run.optim.lr:g}, {_curve(run.schedule)} schedule",
         "device": f"{parts.found}; {_dtype(launch)}; {launch.loader.workers} data workers"
         + (f"; {launch.world.size} processes" if launch.world.size > 1 else ""),
         "seed": run.seed,

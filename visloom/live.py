@@ -60,8 +60,11 @@ def with_sum(losses: Mapping[str, float]) -> dict[str, float]:
 def cells(point: Point, batch: int) -> list[Line]:
     """Return the values of a log point as cells: losses, metrics, learning rates, speed, waiting, memory."""
     found: list[Line] = [cell(n.removeprefix("loss/"), number(v)) for n, v in point.values.items()]
-    for name, lr in point.lrs.items():
-        found.append(cell("lr" if len(point.lrs) == 1 else f"lr.{name}", rate(lr)))
+    rates: dict[str, list[str]] = {}
+    for name, lr in point.lrs.items():  # rules that share a rate share a cell
+        rates.setdefault(rate(lr), []).append(name)
+    for shown, names in rates.items():
+        found.append(cell("lr" if len(rates) == 1 else f"lr.{','.join(names)}", shown))
     found.append([(words.speed(point.images_per_second(batch)), ""), (" img/s", "dim")])
     wait = point.wait_share
     found.append([("wait ", "dim"), (f"{100 * wait:.0f}%", "warn" if wait >= _WAITING else "")])

@@ -80,6 +80,7 @@ class Teller:
         self._seen: dict[str, Mapping[str, float]] = {}  # last values by evaluation
         self._best: tuple[str, str, float, int] | None = None  # evaluation, value's name, value, step
         self._trained, self._training = 0, 0.0  # updates and seconds of training, of this process
+        self._window = (0, 0)  # the last log point: its step, and how many updates it told of
         self._baseline = ""
         self._closed = False
         self._old_level = _logger.level
@@ -253,6 +254,7 @@ class Teller:
         """Tell a log point: a row in log.jsonl and in speed.jsonl, TensorBoard, and the console."""
         self._begin(point.step)
         self._done = point.step
+        self._window = (point.step, point.steps)
         self._trained += point.steps
         self._training += point.seconds
         self._block.take(point)
@@ -277,6 +279,8 @@ class Teller:
         values = {**with_sum(losses), **logs}
         self._record("epoch", "train", step, values=values)
         self._scalars("train_epoch", values, step)
+        if self._window == (step, self.steps_per_epoch):
+            return  # the log point told the same means one line above
         shown = [words.cell(n.removeprefix("loss/"), number(v)) for n, v in values.items()]
         head = f"  {'train':<6}epoch {self.epoch(step):.2f}  "
         for line in words.flow(shown, self._screen.width, head, " " * len(head)):

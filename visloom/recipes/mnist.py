@@ -17,7 +17,7 @@ from visloom.units import Epochs, Monitor
 
 
 def mnist() -> Run:
-    """LeNet-5 at 32x32: SGD 0.01, batch 128, a tenth after 15 of 5 epochs, which is never."""
+    """LeNet-5 at 32x32: SGD 0.01, batch 128, at one rate: the original drops it after its last epoch."""
     resize = Resize(size=(32, 32))
     return Run(
         name="mnist",
