@@ -8,7 +8,9 @@ the hub.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,11 +88,26 @@ def create(
     if weights:
         return _from_file(name, classes, channels, Path(weights), given)
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels, **given)
+        with _one_message():
+            return timm.create_model(
+                name, pretrained=pretrained, num_classes=classes, in_chans=channels, **given
+            )
     except Exception as error:  # timm raises nearly every type there is
         if pretrained and not isinstance(error, TypeError):
             raise ConfigError(_no_weights(name, error), path="task.net.pretrained") from error
         raise _refused(name, given, error) from error
+
+
+@contextmanager
+def _one_message() -> Iterator[None]:
+    """Keep the hub's line per retry from the screen: without a network a dozen of them hide our one error."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _config(name: str) -> Any:
@@ -212,7 +229,10 @@ def feature_maps(
     _config(name)
     given = dict(options or {})
     try:
-        net = timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=channels, **given)
+        with _one_message():
+            net = timm.create_model(
+                name, pretrained=pretrained, features_only=True, in_chans=channels, **given
+            )
     except Exception as error:  # timm raises nearly every type there is
         if pretrained and not isinstance(error, TypeError):
             raise ConfigError(_no_weights(name, error), path="task.net.body.pretrained") from error
