@@ -172,8 +172,9 @@ VERBS: tuple[Verb, ...] = (
         "predict", "using", "Predict pictures: a CSV table, and the pictures drawn.",
         (
             _SAVED,
-            Option("images", metavar="IMAGES", nargs="+", help="files, globs and folders"),
+            Option("images", metavar="IMAGES", nargs="+", help="files, globs and folders; for 3D detection a data set"),
             Option("--out", metavar="DIR", required=True, help="folder for predictions.csv and the pictures"),
+            Option("--part", metavar="NAME", help="of a data set: a split, a scene, or all"),
             Option("--ext", metavar="jpg", action="append", help="file endings that count in folders"),
             Option("--recursive", action="store_true", help="also look into folders inside folders"),
             Option("--tta", metavar="flip", help="average over views: flip; for segmentation also flip,0.75,1.25"),
@@ -187,6 +188,7 @@ VERBS: tuple[Verb, ...] = (
             "visloom predict latest 'photos/**/*.jpg' --out predictions --tta flip",
             "visloom predict latest photos/ --out found --tta flip,0.75,1.25",
             "visloom predict epoch_20.pth photos/ --out predictions",
+            "visloom predict nuscenes-004 /data/nuscenes --part mini_val --out boxes",
         ),
     ),
     Verb(
@@ -253,6 +255,7 @@ VERBS: tuple[Verb, ...] = (
             "visloom import-checkpoint mmcls epoch_20.pth --out old",
             "visloom import-checkpoint mmcls epoch_20.pth --into cifar10:resnet50 --out old",
             "visloom predict epoch_20.pth photos/ --out predictions",
+            "visloom predict nuscenes-004 /data/nuscenes --part mini_val --out boxes",
         ),
     ),
     Verb(

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ from visloom.stream import applied, subkey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 PICTURES = 500
 """Drawn pictures that `predict` makes unless told otherwise."""
@@ -48,17 +49,33 @@ class Predicted:
     rows: one mapping per picture, in order: "file", and either "error" or "label", "class", "score",
         "probabilities" ((K,) float32) and whatever else the task predicts; "picture" if one was drawn. Maps with a
         value per pixel are there only if nothing is written; else the names of their files are.
-    table: the CSV file, or None.  saved: the run.
+    table: the CSV file, or None.  saved: the run.  what: what a row is about.
     """
 
     rows: list[dict[str, Any]]
     saved: Saved
     table: Path | None = None
+    what: str = "pictures"
 
     @property
     def failed(self) -> list[dict[str, Any]]:
         """The rows of pictures without a prediction."""
         return [row for row in self.rows if "error" in row]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task says that predicts data sets rather than pictures (`answers` of the spec), about one of its parts.
+
+    name: what it is about.  count: samples that it is made of.  lines: of the table, as `spec.columns`.
+    error: what went wrong.  draw: makes its picture, None where there is nothing to draw.
+    """
+
+    name: str
+    count: int
+    lines: Sequence[Sequence[Any]]
+    error: str = ""
+    draw: Callable[[], Image] | None = None
 
 
 @dataclass
@@ -85,6 +102,9 @@ def predict(
     tta: str | None = None,
     device: str | None = None,
     pictures: int = PICTURES,
+    part: str | None = None,
+    extensions: Sequence[str] = (),
+    recursive: bool = False,
     trust: bool = False,
     tick: Callable[[int, int], None] | None = None,
 ) -> Predicted:
@@ -92,7 +112,9 @@ def predict(
 
     Args:
         ref, tta, device, trust: as for `visloom.saved.open_saved`.
-        images: files, globs and folders, or what `find_images` returned.
+        images: files, globs and folders, or what `find_images` returned; for a task that predicts data sets (3D
+            detection), the folder of one, or the name of an evaluation of the run.
+        part: of a data set: a split, a scene, "all".  extensions, recursive: as for `find_images`.
         out: folder for predictions.csv and the drawn pictures; None writes nothing.
         pictures: how many pictures to draw at most.
         tick: told (pictures done, pictures in all).
@@ -100,8 +122,15 @@ def predict(
         DataError: no picture there, or none of them could be predicted.
         ConfigError, CheckpointError: as `open_saved`; or `out` cannot be written.
     """
-    files = find_images([images] if isinstance(images, str | Path) else images, within=out)
+    places = [images] if isinstance(images, str | Path) else images
     saved = open_saved(ref, device=device, tta=tta, trust=trust)
+    if hasattr(saved.spec, "answers"):
+        return _predict_data(saved, places, None if out is None else Path(out), part, pictures, tick)
+    if part is not None:
+        raise ConfigError(
+            f"{type(saved.spec).__name__} predicts pictures, which have no parts: leave out --part"
+        )
+    files = find_images(places, extensions=extensions, recursive=recursive, within=out)
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         sheet = stack.enter_context(_Sheet.open(Path(out), saved)) if out is not None else None
@@ -123,6 +152,40 @@ def predict(
             raise DataError(f"none of {len(rows)} pictures could be predicted; the first: {rows[0]['error']}")
         table = sheet.keep() if sheet is not None else None
     return Predicted(rows, saved, table)
+
+
+def _predict_data(
+    saved: Saved,
+    places: Sequence[str | Path],
+    out: Path | None,
+    part: str | None,
+    pictures: int,
+    tick: Callable[[int, int], None] | None,
+) -> Predicted:
+    """Let a task answer for a data set: the same table and pictures, one of each per answer."""
+    spec: Any = saved.spec
+    rows: list[dict[str, Any]] = []
+    done = 0
+    with ExitStack() as stack:
+        sheet = stack.enter_context(_Sheet.open(out, saved)) if out is not None else None
+        total, answers = spec.answers(saved, places, part=part, out=out)
+        for number, answer in enumerate(stack.enter_context(closing(answers))):
+            row: dict[str, Any] = {"file": answer.name, "lines": answer.lines}
+            if answer.error:
+                row["error"] = answer.error
+            if sheet is not None:
+                if answer.draw is not None and number < pictures:
+                    row["picture"] = sheet.keep_picture(number, answer.name, answer.draw())
+                sheet.add(row)
+            rows.append(row)
+            done += answer.count
+            if tick is not None:
+                tick(done, total)
+        if all("error" in row and not row["lines"] for row in rows):
+            said = f"; the first: {rows[0]['error']}" if rows else ""
+            raise DataError(f"none of {len(rows)} {spec.answers_for} could be predicted{said}")
+        table = sheet.keep() if sheet is not None else None
+    return Predicted(rows, saved, table, spec.answers_for)
 
 
 # --------------------------------------------------------------------------------------------------- finding
@@ -432,9 +495,13 @@ class _Sheet:
 
     def draw(self, item: _Item, saved: Saved) -> str:
         """Draw one prediction; returns the file, relative to the table."""
-        name = f"pictures/{item.number + 1:05d}-{safe_name(item.file.stem)}.png"
+        return self.keep_picture(item.number, item.file.stem, saved.spec.draw(item.image, item.prediction))
+
+    def keep_picture(self, number: int, stem: str, picture: Image) -> str:
+        """Write a picture; returns the file, relative to the table."""
+        name = f"pictures/{number + 1:05d}-{safe_name(stem)}.png"
         (self.folder / "pictures").mkdir(exist_ok=True)
-        saved.spec.draw(item.image, item.prediction).save(self.folder / name)
+        picture.save(self.folder / name)
         return name
 
     def keep(self) -> Path:

@@ -81,11 +81,10 @@ def _strict(value: Any) -> Any:
 def predict(args: Namespace) -> int:
     """Predict pictures; those that cannot be read are listed and cost nothing more."""
     must_exist(args.run)
-    from visloom.prediction import PICTURES, find_images
+    from visloom.prediction import PICTURES
     from visloom.prediction import predict as work
 
     endings = [end for text in args.ext or () for end in text.split(",")]
-    files = find_images(args.images, extensions=endings, recursive=args.recursive, within=args.out)
     chosen = [args.tta] if args.tta is not None else []
     chosen += [word for word in ("sliding", "probabilities") if getattr(args, word)]
     drawn = PICTURES if args.pictures is None else args.pictures
@@ -93,18 +92,21 @@ def predict(args: Namespace) -> int:
     with speaking.opened() as screen:
         made = work(
             args.run,
-            files,
+            args.images,
             args.out,
             tta=",".join(chosen) or None,
             device=args.device,
             pictures=drawn,
+            part=args.part,
+            extensions=endings,
+            recursive=args.recursive,
             trust=args.trust,
             tick=lambda done, total: speaking.progress(screen, "predicting", done, total),
         )
         screen.draw([])
         good = [row for row in made.rows if "error" not in row]
         seconds = perf_counter() - began
-        screen.line([(f"{len(good):,} pictures predicted", "bold"), (f" in {duration(seconds)}", "")])
+        screen.line([(f"{len(good):,} {made.what} predicted", "bold"), (f" in {duration(seconds)}", "")])
         pairs: list[tuple[str, object]] = [("weights", made.saved)]
         classes = [row["class"] for row in good if "class" in row]
         classes += [line[0] for row in good for line in row.get("lines", ())]

@@ -17,7 +17,7 @@ metres in the camera's frame (`visloom/data/space.py`) to pixels, which follows 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,32 @@ def uncovered(boxes: Array, depth: Array, dims: Array) -> NDArray[np.bool_]:
         boxes[:, None, 2:] < boxes[None, :, 2:]
     ).all(-1)
     return np.asarray(~(before & around).any(1))
+
+
+@runtime_checkable
+class SceneSource(Protocol):
+    """A source of scene samples. The cameras of a moment follow each other."""
+
+    root: str
+
+    @property
+    def part_name(self) -> str:
+        """Which part of its data it reads: a split, a scene, or "all"."""
+        ...
+
+    def elsewhere(self, root: str, part: str) -> Self:
+        """The same settings on another folder, or another part of it."""
+        ...
+
+    def token_of(self, index: int) -> str:
+        """The moment of a sample, known without reading it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Sample:
+        """One sample. Raises DataError."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

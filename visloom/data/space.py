@@ -107,3 +107,17 @@ def corners(center: Array, dims: Array, yaw: Array) -> Floats:
     cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
     turned = np.stack([x * cos + z * sin, y, z * cos - x * sin], -1)
     return np.asarray(turned + np.asarray(center)[:, None], np.float64)
+
+
+def world_corners(center: Array, size: Array, rotation: Array) -> Floats:
+    """The eight corners of boxes in the world's frame: (N, 8, 3), in the order of `corners`.
+
+    center: (N, 3), the middle of a box.  size: (N, 3) width, length, height.  rotation: (N, 4) quaternions.
+    """
+    width, length, height = np.moveaxis(np.asarray(size, np.float64), -1, 0)
+    x = np.array([1, 1, -1, -1, 1, 1, -1, -1]) / 2 * length[:, None]
+    y = np.array([-1, 1, 1, -1, -1, 1, 1, -1]) / 2 * width[:, None]
+    z = np.array([-1, -1, -1, -1, 1, 1, 1, 1]) / 2 * height[:, None]
+    own = np.stack([x, y, z], -1)  # (N, 8, 3)
+    turned = np.einsum("nij,nkj->nki", rotation_matrix(rotation).reshape(-1, 3, 3), own)
+    return np.asarray(turned + np.asarray(center, np.float64)[:, None], np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +109,23 @@ class NuScenes(Source):
 
     def classes(self) -> tuple[str, ...]:
         return CLASSES
+
+    @property
+    def part_name(self) -> str:
+        """The split, scene, or "all"."""
+        return self.scenes
+
+    def elsewhere(self, root: str, part: str) -> NuScenes:
+        """The same cameras and sweeps of another data root, or another part of it."""
+        version = self.version if root == self.root else ""
+        return replace(self, root=root, scenes=part, version=version, split=None, limit=None)
+
+    def token_of(self, index: int) -> str:
+        """The token of the moment ("sample" in nuScenes) that a picture belongs to."""
+        kept = self.chosen()
+        number, row = self._rows()[index if kept is None else kept[index]].tolist()
+        scene = self.opened().scene(number)
+        return str(scene["token"][scene["moment"][row]])
 
     def check(self) -> list[str]:
         notes = self.opened().index.notes

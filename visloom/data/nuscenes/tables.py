@@ -83,7 +83,7 @@ def version_of(root: Path, version: str) -> str:
 
 
 def scene_names(root: Path, version: str, split: str) -> list[str]:
-    """Scenes of a split, in order of the table: nuScenes' own splits, those of splits.json, or "all".
+    """Scenes of a split, in order of the table: nuScenes' own splits, those of splits.json, a scene's name, or "all".
 
     Raises:
         DataError: no such split, or none of its scenes is here.
@@ -92,6 +92,8 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
     here = [row["name"] for row in table(folder, "scene")]
     if split == "all":
         return here
+    if split in here:
+        return [split]
     wanted: set[str] | frozenset[str] | None = None
     own = folder / "splits.json"
     extra: Mapping[str, Sequence[str]] = {}

@@ -352,6 +352,20 @@ class Rides(Source):
     def classes(self) -> tuple[str, ...]:
         return CLASSES
 
+    @property
+    def part_name(self) -> str:
+        return self.part
+
+    def elsewhere(self, root: str, part: str) -> Rides:
+        """Rides of another part: they lie in no folder."""
+        return replace(self, part=part, split=None, limit=None)
+
+    def token_of(self, index: int) -> str:
+        """The token of a sample's moment."""
+        kept = self.chosen()
+        number, row = divmod(int(index if kept is None else kept[index]), self.moments * len(CAMERAS))
+        return str(self.ride(number).arrays["token"][row // len(CAMERAS)])
+
     def ride(self, number: int) -> Ride:
         """A ride, driven; it is kept."""
         driven: OrderedDict[int, Ride] = self.opened()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
-_PAPER, _INK, _TRUTH = (250, 250, 248), (60, 66, 72), (34, 150, 84)
+_DRAWN = (*_EDGES, (0, 5), (1, 4))  # the front face is crossed out
+_NEAR = 0.3  # metres before the camera from which on an edge is drawn
+PAPER, _INK, TRUTH = (250, 250, 248), (60, 66, 72), (34, 150, 84)
 _SECONDS = 1.0  # of movement that an arrow shows
 
 
@@ -59,7 +62,7 @@ def draw(spec: Fusion3d, image: Array, prediction: Mapping[str, Any], truth: Sam
     row = {name: values[keep] for name, values in row.items()}
     picture = _in_picture(spec, image, row, truth)
     above = _from_above(spec, row, truth, picture.height)
-    sheet = Images.new("RGB", (picture.width + above.width, picture.height), _PAPER)
+    sheet = Images.new("RGB", (picture.width + above.width, picture.height), PAPER)
     sheet.paste(picture, (0, 0))
     sheet.paste(above, (picture.width, 0))
     return sheet
@@ -95,31 +98,87 @@ def _in_picture(spec: Fusion3d, image: Array, row: Mapping[str, Array], truth: S
         if 0 <= u < shown.width and 0 <= v < shown.height and z > 0:
             pen.ellipse((u - 2, v - 2, u + 2, v + 2), fill=tuple(colour))
     if "box_center" in truth.extra:
-        _wires(
-            pen,
-            calib,
-            truth.extra["box_center"],
-            truth.extra["box_dims"],
-            truth.extra["box_yaw"],
-            [_TRUTH] * 10**4,
-            1,
-        )
+        solids = corners(truth.extra["box_center"], truth.extra["box_dims"], truth.extra["box_yaw"])
+        wires(pen, calib, solids, [TRUTH] * len(solids), 1)
     colours = [spec.palette[int(label)] for label in row["label"]]
-    _wires(pen, calib, row["center"], row["dims"], row["yaw"], colours, 2)
+    wires(pen, calib, corners(row["center"], row["dims"], row["yaw"]), colours, 2)
     return shown
 
 
-def _wires(pen: Any, calib: Array, center: Array, dims: Array, yaw: Array, colours: Any, width: int) -> None:
-    """Draw the edges of boxes that lie wholly before the camera; the front face gets a cross."""
-    if not len(center):
-        return
-    seen = project(calib, corners(center, dims, yaw))
-    for points, colour in zip(seen, colours, strict=False):
-        if (points[:, 2] < 0.3).any():
-            continue
-        flat = [tuple(point) for point in points[:, :2].tolist()]
-        for a, b in (*_EDGES, (0, 5), (1, 4)):
-            pen.line((*flat[a], *flat[b]), fill=tuple(colour), width=width)
+def wires(pen: Any, calib: Array, solids: Array, colours: Any, width: int) -> None:
+    """Draw the edges of boxes given by their corners in the camera's frame (N, 8, 3), as far as they lie before the
+    camera; the front face gets a cross."""
+    ends = solids[:, np.array(_DRAWN)]  # (N, 14, 2, 3)
+    away = ends[..., 2]  # (N, 14, 2)
+    share = (_NEAR - away[..., :1]) / np.where(
+        away[..., 1:] == away[..., :1], 1, away[..., 1:] - away[..., :1]
+    )
+    cut = ends[..., :1, :] + share[..., None] * (
+        ends[..., 1:, :] - ends[..., :1, :]
+    )  # where an edge meets the plane
+    seen = project(calib, np.where((away < _NEAR)[..., None], cut, ends))
+    for edges, depths, colour in zip(seen[..., :2].tolist(), away.max(-1).tolist(), colours, strict=True):
+        for (start, end), depth in zip(edges, depths, strict=True):
+            if depth > _NEAR:
+                pen.line((*start, *end), fill=tuple(colour), width=width)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The ground from above, in metres to the right and ahead: a square of `side` pixels.
+
+    middle: pixels of the place that is looked from.  scale: pixels per metre.
+    """
+
+    pen: Any
+    middle: tuple[float, float]
+    scale: float
+
+    def at(self, right: float, ahead: float) -> tuple[float, float]:
+        """Pixels of a place."""
+        return self.middle[0] + right * self.scale, self.middle[1] - ahead * self.scale
+
+    def rings(self, most: float, start: int, end: int) -> None:
+        """Draw a ring every ten metres, between two angles in degrees, and the viewer."""
+        x, y = self.middle
+        for ring in range(10, int(most) + 1, 10):
+            r = ring * self.scale
+            self.pen.arc((x - r, y - r, x + r, y + r), start, end, fill=(214, 216, 218))
+            self.pen.text((x + 3, y - r - 11), f"{ring} m", fill=(150, 154, 158))
+        self.pen.polygon([(x, y - 6), (x - 5, y + 4), (x + 5, y + 4)], fill=_INK)
+
+    def radar(self, rows: Array) -> None:
+        """Draw radar returns (N, 4), right, ahead and their velocities, with what they move in a second."""
+        for right, ahead, vr, va in rows.tolist():
+            u, v = self.at(right, ahead)
+            self.pen.line(
+                (u, v, *self.at(right + vr * _SECONDS, ahead + va * _SECONDS)), fill=(232, 150, 110)
+            )
+            self.pen.ellipse((u - 1.5, v - 1.5, u + 1.5, v + 1.5), fill=(214, 84, 40))
+
+    def boxes(self, feet: Array, speed: Array, colours: Any, width: int) -> None:
+        """Draw boxes by their corners on the ground (N, 4, 2), the front two first, and with arrows what they move in a
+        second by their speed (N, 2)."""
+        for points, (vr, va), colour in zip(feet, np.nan_to_num(speed).tolist(), colours, strict=True):
+            flat = [self.at(*point) for point in points.tolist()]
+            self.pen.line([*flat, flat[0]], fill=tuple(colour), width=width)
+            right, ahead = points.mean(0).tolist()
+            front = (flat[0][0] + flat[1][0]) / 2, (flat[0][1] + flat[1][1]) / 2
+            self.pen.line((*self.at(right, ahead), *front), fill=tuple(colour), width=1)
+            if float(np.hypot(vr, va)) > 0.5:
+                self._arrow(
+                    self.at(right, ahead),
+                    self.at(right + vr * _SECONDS, ahead + va * _SECONDS),
+                    colour,
+                    width,
+                )
+
+    def _arrow(self, start: tuple[float, float], end: tuple[float, float], colour: Any, width: int) -> None:
+        self.pen.line((*start, *end), fill=tuple(colour), width=width)
+        turn = np.arctan2(start[1] - end[1], start[0] - end[0])
+        for side in (-0.45, 0.45):
+            head = end[0] + 5 * np.cos(turn + side), end[1] + 5 * np.sin(turn + side)
+            self.pen.line((*end, *head), fill=tuple(colour), width=width)
 
 
 def _from_above(spec: Fusion3d, row: Mapping[str, Array], truth: Sample | None, side: int) -> Image:
@@ -127,62 +186,17 @@ def _from_above(spec: Fusion3d, row: Mapping[str, Array], truth: Sample | None, 
     from PIL import Image as Images
     from PIL import ImageDraw
 
-    sheet = Images.new("RGB", (side, side), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    scale = 0.94 * side / spec.max_depth
-
-    def at(x: float, z: float) -> tuple[float, float]:
-        return side / 2 + x * scale, side * 0.97 - z * scale
-
-    for ring in range(10, int(spec.max_depth) + 1, 10):
-        x, y = at(0, 0)
-        r = ring * scale
-        pen.arc((x - r, y - r, x + r, y + r), 200, 340, fill=(214, 216, 218))
-        pen.text((x + 3, y - r - 11), f"{ring} m", fill=(150, 154, 158))
-    x, y = at(0, 0)
-    pen.polygon([(x, y - 6), (x - 5, y + 4), (x + 5, y + 4)], fill=_INK)
+    sheet = Images.new("RGB", (side, side), PAPER)
+    ground = Ground(ImageDraw.Draw(sheet), (side / 2, side * 0.97), 0.94 * side / spec.max_depth)
+    ground.rings(spec.max_depth, 200, 340)
     if truth is not None:
         radar = truth.extra.get("radar", np.zeros((0, 5)))
-        for px, _, pz, vx, vz, *_ in radar.tolist():
-            if 0 < pz <= spec.max_depth:
-                u, v = at(px, pz)
-                pen.line((u, v, *at(px + vx * _SECONDS, pz + vz * _SECONDS)), fill=(232, 150, 110))
-                pen.ellipse((u - 1.5, v - 1.5, u + 1.5, v + 1.5), fill=(214, 84, 40))
+        ground.radar(radar[(radar[:, 2] > 0) & (radar[:, 2] <= spec.max_depth)][:, [0, 2, 3, 4]])
         extra = truth.extra
         if "box_center" in extra:
-            speed = np.nan_to_num(extra["box_velocity"])
-            _footprints(
-                pen,
-                at,
-                extra["box_center"],
-                extra["box_dims"],
-                extra["box_yaw"],
-                speed,
-                [_TRUTH] * len(speed),
-                1,
-            )
+            feet = corners(extra["box_center"], extra["box_dims"], extra["box_yaw"])[:, :4, [0, 2]]
+            ground.boxes(feet, extra["box_velocity"][:, [0, 2]], [TRUTH] * len(feet), 1)
     colours = [spec.palette[int(label)] for label in row["label"]]
-    _footprints(pen, at, row["center"], row["dims"], row["yaw"], row["velocity"], colours, 2)
+    feet = corners(row["center"], row["dims"], row["yaw"])[:, :4, [0, 2]]
+    ground.boxes(feet, row["velocity"][:, [0, 2]], colours, 2)
     return sheet
-
-
-def _footprints(
-    pen: Any, at: Any, center: Array, dims: Array, yaw: Array, velocity: Array, colours: Any, width: int
-) -> None:
-    """Draw boxes from above, a line to their front, and an arrow of their movement in a second."""
-    if not len(center):
-        return
-    for points, middle, speed, colour in zip(
-        corners(center, dims, yaw), center, velocity, colours, strict=True
-    ):
-        flat = [at(*point) for point in points[:4, [0, 2]].tolist()]
-        pen.line([*flat, flat[0]], fill=tuple(colour), width=width)
-        front = ((flat[0][0] + flat[1][0]) / 2, (flat[0][1] + flat[1][1]) / 2)
-        x, z = float(middle[0]), float(middle[2])
-        pen.line((*at(x, z), *front), fill=tuple(colour), width=1)
-        if float(np.hypot(speed[0], speed[2])) > 0.5:
-            pen.line(
-                (*at(x, z), *at(x + speed[0] * _SECONDS, z + speed[2] * _SECONDS)),
-                fill=tuple(colour),
-                width=width,
-            )

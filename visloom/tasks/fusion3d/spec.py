@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,14 +18,22 @@ from visloom.tasks.fusion3d.nds import Rules
 from visloom.tasks.fusion3d.nets import DlaNet, TimmNet, TrunkSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
     from torch import Tensor
 
     from visloom.metrics import Metric
+    from visloom.prediction import Answer
     from visloom.sample import Sample
+    from visloom.saved import Saved
     from visloom.tasks.fusion3d.module import FusionModule
 
 Colour = tuple[int, int, int]
+COLUMNS_OF_TABLE = (
+    "class", "score", "x", "y", "z", "length", "width", "height", "heading", "vx", "vy", "attribute",
+)  # fmt: skip
+"""What a line of predictions.csv says of a box: metres and m/s in the world, heading in radians about its z."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +198,17 @@ class Fusion3d:
                 f"3D detection averages the views none or flip, got {views!r}", path="task.flip_test"
             )
         return replace(self, flip_test=views == "flip")
+
+    columns = COLUMNS_OF_TABLE
+    answers_for = "moments"
+
+    def answers(
+        self, saved: Saved, places: Sequence[str | Path], *, part: str | None, out: Path | None
+    ) -> tuple[int, Iterator[Answer]]:
+        """Predict a data set, all cameras of a moment together; see `answering.py`."""
+        from visloom.tasks.fusion3d.answering import answers
+
+        return answers(self, saved, places, part=part, out=out)
 
     def seen(self, batch: FusionBatch) -> Any:
         """The pictures of a batch as the network sees them, radar depth in colour on top: (B, H, W, 3) uint8."""

@@ -78,17 +78,25 @@ def join_cameras(parts: Sequence[WorldBoxes], *, most: int, merge: bool) -> Worl
 
 def submission(found: Mapping[str, WorldBoxes], spec: Fusion3d) -> dict[str, Any]:
     """Detections by token in the form that nuScenes takes."""
-    meta = {
+    return {
+        "meta": meta(spec),
+        "results": {token: entries(token, boxes, spec) for token, boxes in found.items()},
+    }
+
+
+def meta(spec: Fusion3d) -> dict[str, bool]:
+    """What a submission says of the sensors that were used."""
+    return {
         "use_camera": True,
         "use_lidar": False,
         "use_radar": spec.radar,
         "use_map": False,
         "use_external": False,
     }
-    return {"meta": meta, "results": {token: _entries(token, boxes, spec) for token, boxes in found.items()}}
 
 
-def _entries(token: str, boxes: WorldBoxes, spec: Fusion3d) -> list[dict[str, Any]]:
+def entries(token: str, boxes: WorldBoxes, spec: Fusion3d) -> list[dict[str, Any]]:
+    """The boxes of a moment as a submission lists them."""
     return [
         {
             "sample_token": token,
