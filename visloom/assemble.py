@@ -52,14 +52,11 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
     bind = partial(bound, folder=Path(run.host.data), seed=run.seed)
     train = bind(run.train, name="train")
     evals = {name: bind(e.stream, name=f"eval/{name}") for name, e in run.evals.items()}
-    notes: list[str] = []
+    notes = _checked((train, *evals.values()), say)
     classes: tuple[str, ...] = ()
     colours: tuple[Any, ...] = ()
     for stream in (train, *evals.values()):
         for source in walk_sources(stream):
-            say(f"data: {source!r}")
-            check = getattr(source, "check", None)
-            notes.extend(check() if check is not None else [])
             classes = classes or classes_of(source)
             colours = colours or colours_of(source)
     run = with_classes(run, classes, colours)
@@ -73,6 +70,23 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
                 f"evals.{name}: {stream.leaves()[0].source!r} has no samples: check its folder, split and limit"
             )
     return Parts(run, found, train, evals, notes)
+
+
+def _checked(streams: Iterable[Stream], say: Callable[[str], None]) -> list[str]:
+    """Let every source look over its data: warnings, or one DataError with what is wrong with all of them."""
+    notes: dict[str, None] = {}
+    wrong: dict[str, None] = {}  # each once: training and validation mostly lack the same
+    for stream in streams:
+        for source in walk_sources(stream):
+            say(f"data: {source!r}")
+            check = getattr(source, "check", None)
+            try:
+                notes |= dict.fromkeys(check() if check is not None else ())
+            except DataError as error:
+                wrong[str(error)] = None
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return list(notes)
 
 
 def bound(stream: Stream, *, name: str, folder: Path, seed: int) -> Stream:
@@ -106,7 +120,13 @@ def with_classes(run: Run, classes: tuple[str, ...], colours: tuple[Any, ...] = 
 
 
 def check_classes(spec: TaskSpec, source: Any) -> None:
-    """Raise ConfigError unless the head and the data have the same classes, or one of them names none."""
+    """Raise ConfigError unless the head and the data have the same classes, or one of them names none.
+
+    A spec with several heads has `check_source(source)`, which compares what it needs.
+    """
+    of_its_own = getattr(spec, "check_source", None)
+    if of_its_own is not None:
+        of_its_own(source)
     ours, theirs = spec.classes, classes_of(source)
     if not ours or not theirs or tuple(ours) == theirs:
         return

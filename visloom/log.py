@@ -320,7 +320,7 @@ class Teller:
         ]
         if decisive in values:
             rows[0] = (*rows[0][:2], self._verdict(best, first=not before))
-        self._table(f"  {safe(name):<6}epoch {self.epoch(step):.2f}  ", rows, duration(seconds))
+        self._table(f"  {safe(name) + ' ':<6}epoch {self.epoch(step):.2f}  ", rows, duration(seconds))
 
     def _verdict(self, best: bool, first: bool) -> str:
         if best:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,15 @@ def write_new(file: Path, data: Path) -> Made:
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"a recipe file ends in .yaml, got {file}; for example {file.stem or 'mine'}.yaml")
     refuse_existing(file, "another name")
-    if not data.is_dir():
+    if data.is_file() and data.suffix.lower() in (".yaml", ".yml"):
+        from visloom.data.annotated import layout as of_sources
+
+        layout: Layout | None = of_sources(data)
+        data = data.parent
+    elif not data.is_dir():
         raise DataError(f"--data {data}: there is no such folder")
-    layout = recognise(data)
+    else:
+        layout = recognise(data)
     if layout is None:
         raise DataError(_unknown(data))
     text = "".join(f"{line}\n" for line in recipe_lines(file, data.absolute(), layout))
@@ -75,12 +81,16 @@ def _unknown(data: Path) -> str:
         "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version; MNIST's idx files; "
         "pictures with masks (images/1.jpg and masks/1.png,\n  also in train/ and val/); boxes in COCO's JSON, VOC's "
         "XML, YOLO's text files (with data.yaml or classes.txt) or a CSV table;\n  PASCAL VOC, Cityscapes, "
-        "ADE20K, COCO-Stuff, Clothing Co-Parsing as they are published"
+        "ADE20K, COCO-Stuff, Clothing Co-Parsing, Broden+ as they are published; several sources that a sources.yaml "
+        "names (docs/own_sources.md)"
     )
 
 
 def recipe_lines(file: Path, data: Path, layout: Layout) -> Iterator[str]:
     """Yield the lines of a recipe: what it extends, where the data are, and what one changes first."""
+    if layout.recipe:
+        yield from _several(file, data, layout)
+        return
     train, val = layout.parts["train"], layout.parts.get("val", layout.parts["train"])
     base = _RECIPE_OF.get(type(train).__name__, "folder").format(name=getattr(train, "name", ""))
     if base not in recipes():
@@ -89,10 +99,7 @@ def recipe_lines(file: Path, data: Path, layout: Layout) -> Iterator[str]:
     evaluation = next(iter(run.evals))
     count = len(rooted(train, data))
     yield f"# {safe(layout.kind)}: {count:,} samples to train on, {len(rooted(val, data)):,} to validate on."
-    yield f"# Look at the data: visloom inspect-data {file.name}   Then: visloom train {file.name}"
-    yield f"extends: {base}"
-    yield f"name: {_word(safe_name(file.stem))}"
-    yield f"host.data: {_word(str(data))}"
+    yield from _head(file, data, base)
     bases = run.train.leaves()[0].source, run.evals[evaluation].stream.leaves()[0].source
     yield f"train.source: {_word(_brief(train, bases[0]))}"
     yield f"{join('evals', evaluation)}.stream.source: {_word(_brief(val, bases[1]))}"
@@ -102,6 +109,37 @@ def recipe_lines(file: Path, data: Path, layout: Layout) -> Iterator[str]:
     batch = _batch(run, count)
     if batch is not None:
         yield f"train.batch: {batch}  # smaller than usual: there are few samples"
+    yield from _first_changes(run)
+
+
+def _several(file: Path, data: Path, layout: Layout) -> Iterator[str]:
+    """The lines for a layout that says itself what its recipe sets."""
+    for fact in (layout.kind, *layout.said):
+        yield f"# {safe(fact)}"
+    yield from _head(file, data, layout.recipe)
+    run = load(layout.recipe)
+    for name in run.evals:
+        if join("evals", name) not in layout.settings:
+            yield f"{join('evals', name)}: null"
+    for path, value in layout.settings.items():
+        plain = _brief(value)
+        if isinstance(plain, list) and plain and isinstance(plain[0], dict):
+            yield f"{path}:"
+            yield from (f"  - {_word(item)}" for item in plain)
+        else:
+            yield f"{path}: {_word(plain)}"
+    yield from _first_changes(run)
+
+
+def _head(file: Path, data: Path, base: str) -> Iterator[str]:
+    yield f"# Look at the data: visloom inspect-data {file.name}   Then: visloom train {file.name}"
+    yield f"extends: {base}"
+    yield f"name: {_word(safe_name(file.stem))}"
+    yield f"host.data: {_word(str(data))}"
+
+
+def _first_changes(run: Run) -> Iterator[str]:
+    """What one changes first."""
     yield f"length: {run.length}  # how long; steps:N counts updates"
     yield f"optim.lr: {run.optim.lr:g}  # learning rate"
 
@@ -113,21 +151,21 @@ def _word(value: Any) -> str:
     ).strip().removesuffix("...").strip()  # fmt: skip
 
 
-def _brief(source: Any, base: Any) -> dict[str, Any]:
-    """Return a source as settings: its kind, and the fields that are not at their defaults or not the recipe's."""
-    found: dict[str, Any] = {"kind": type(source).__name__}
-    for field in fields(source):
-        value = getattr(source, field.name)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if value != default or getattr(base, field.name, value) != value:
-            found[field.name] = (
-                list(value) if isinstance(value, tuple) else value if _plain(value) else str(value)
-            )
-    return found
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+def _brief(value: Any, base: Any = None) -> Any:
+    """Return a value as settings: of an object its kind, and the fields that are not its defaults or the base's."""
+    if is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "parse"):
+        found: dict[str, Any] = {"kind": type(value).__name__}
+        for field in fields(value):
+            each = getattr(value, field.name)
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            if each != default or getattr(base, field.name, each) != each:
+                found[field.name] = _brief(each)
+        return found
+    if isinstance(value, Mapping):
+        return {name: _brief(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_brief(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _names(source: Any, data: Path, layout: Layout) -> tuple[str, ...]:

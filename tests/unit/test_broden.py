@@ -15,9 +15,9 @@ import pytest
 from tests import brodenroot
 from visloom.data.broden import Broden, ade_classes
 from visloom.data.broden_tables import LISTS, read_records, read_tables
-from visloom.errors import DataError
+from visloom.errors import ConfigError, DataError
 from visloom.stream import Mixture, Shuffled
-from visloom.tasks.parse import Parse, Uper
+from visloom.tasks.parse import Parse, Pixels, Uper
 from visloom.tasks.parse import broden as labels
 
 SHARED = Path(os.environ.get("VISLOOM_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
@@ -190,6 +190,47 @@ def test_a_mixture_makes_batches_of_one_source_with_its_heads(small):
     assert seen == {0, 1}
 
 
+def test_new_writes_a_recipe_for_what_is_there(small, own, tmp_path, capsys):
+    from visloom.assemble import check_classes
+    from visloom.cli import main
+    from visloom.config import load
+    from visloom.stream import rooted
+
+    def made(name, data):
+        assert main(["new", str(tmp_path / name), "--data", str(data)]) == 0
+        run = load(tmp_path / name)
+        for part in run.train.parts:
+            check_classes(
+                run.task, rooted(part.source, run.host.data)
+            )  # names of heads are those of the tables
+        return run
+
+    whole = made("whole.yaml", small.parent)
+    said = capsys.readouterr().out
+    assert "objects of ade20k, pascal: 3 pictures to train on, 1 to validate on" in said
+    assert [head.name for head in whole.task.heads] == ["object", "part", "scene", "material", "texture"]
+    assert set(whole.evals) == {"objects", "materials", "textures"}
+    shutil.rmtree(own / "pascal")
+    shutil.rmtree(own / "opensurfaces")
+    shutil.rmtree(own / "dtd")
+    part = made("part.yaml", own)  # the folder with the pictures, its meta_file beside it
+    assert [head.name for head in part.task.heads] == ["object", "part", "scene"]
+    assert set(part.evals) == {"objects"} and part.train.parts[0].source.datasets == ("ade20k",)
+    assert part.evals["objects"].stream.source.part == "validation"
+
+
+def test_a_head_that_the_data_do_not_fit_is_refused(small):
+    from visloom.assemble import check_classes
+
+    source = Broden(root=str(small), records="materials")
+    with pytest.raises(ConfigError, match=r"labels 'material', and the task has no such head"):
+        check_classes(Parse(heads=labels.heads("object", "part", "scene")), source)
+    swapped = (*labels.MATERIALS[:1], labels.MATERIALS[2], labels.MATERIALS[1], *labels.MATERIALS[3:])
+    with pytest.raises(ConfigError, match=r"label 1 'cardboard' and 'brick'"):
+        check_classes(Parse(heads=(Pixels(name="material", classes=swapped, void=True),)), source)
+
+
+@pytest.mark.nightly
 def test_a_whole_run_on_two_sources(small, tmp_path):
     """The recipe itself, narrow and short: it trains, evaluates both lists, and its best weights answer a picture."""
     from visloom import train
@@ -235,6 +276,21 @@ def test_everything_missing_is_told_at_once(own):
         Broden(root=str(own)).read(0)
     for name in ("scene.csv", "part2ind.m", "context/trainval", "ADE20K_2016_07_26/images", "4 of"):
         assert name in str(told.value)
+
+
+def test_lists_that_lack_the_same_say_it_once_before_a_run(own, tmp_path):
+    """Two record lists, each in training and validation: everything that is missing, in one error."""
+    from visloom.assemble import assemble
+    from visloom.config import change
+    from visloom.recipes.broden import broden
+
+    shutil.rmtree(own / "opensurfaces/photos")
+    shutil.rmtree(own / "pascal/context")
+    run = change(broden(), {"host.data": str(own.parent), "host.device": "cpu", "host.threads": 1})
+    with pytest.raises(DataError) as told:
+        assemble(run)
+    assert str(told.value).count("Broden+ is not whole") == 2
+    assert str(told.value).count("opensurfaces/photos\n") == str(told.value).count("context/trainval\n") == 1
 
 
 def test_a_part_of_a_list_needs_only_its_own_files(own):

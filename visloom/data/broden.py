@@ -13,20 +13,30 @@ Three record lists: "objects" (ADE20K and Pascal: object, part, and scene of ADE
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visloom.data.broden_tables import Record, Tables, label_masks, read_tables
+from visloom.data.broden_tables import (
+    DATASETS,
+    Record,
+    Tables,
+    count_records,
+    datasets_there,
+    label_masks,
+    read_tables,
+)
 from visloom.data.images import check_headers, read_image
+from visloom.data.layout import Layout
 from visloom.data.maskfile import read_mask, read_mat
 from visloom.data.pascal_parts import read_parts
+from visloom.data.transforms import RandomFlip
 from visloom.errors import DataError
 from visloom.sample import Sample
-from visloom.source import Source
+from visloom.stream import Ordered, Shuffled, Source
 from visloom.warp import IGNORE
 
 CHECKED = 20_000
@@ -80,6 +90,12 @@ class Broden(Source):
         """(N, 2) heights and widths as the record list says."""
         records: tuple[Record, ...] = self.opened().records
         return np.array([(r.height, r.width) for r in records], np.int64).reshape(-1, 2)
+
+    def labelled(self) -> dict[str, tuple[str, ...]]:
+        """Names of the labels in the tables, by task."""
+        tables: Tables = self.opened()
+        names = {**tables.names, "part": tables.part_names()}
+        return {task: names[task] for task in TASKS[self.records]}
 
     def fetch(self, index: int) -> Sample:
         tables: Tables = self.opened()
@@ -198,3 +214,35 @@ def _unlike(path: Path, size: Any, record: Record) -> str:
         f"{record.width}x{record.height}; the lists are of pictures whose shorter side was brought to 512 (the "
         f"original's resize_images.py)"
     )
+
+
+def recognise(folder: Path) -> Layout | None:
+    """Say whether a folder holds Broden+: meta_file with broden_dataset beside it, or the latter itself."""
+    for inside in ("broden_dataset", ""):
+        there = datasets_there(folder / inside)
+        if there:
+            return _layout(folder, inside, there)
+    return None
+
+
+def _layout(folder: Path, inside: str, there: dict[str, tuple[str, ...]]) -> Layout:
+    """What `visloom new` writes: the record lists of which pictures are there, and their heads."""
+    recipe = "broden:textures" if "textures" in there else "broden"
+    train, said = [], []
+    settings: dict[str, Any] = {}
+    for records, wanted in TASKS.items():
+        if records not in there:
+            if records != "textures":
+                settings |= {f"task.heads.{task}": None for task in wanted}
+            continue
+        datasets = there[records] if there[records] != DATASETS[records] else ()
+        source = Broden(root=inside, records=records, datasets=datasets)
+        train.append(Shuffled(source=source, batch=16, transform=(RandomFlip(),), group="orientation"))
+        settings[f"evals.{records}"] = {"stream": Ordered(source=replace(source, part="validation"), batch=2)}
+        counts = [
+            count_records(folder / inside, records, part, there[records]) for part in ("train", "validation")
+        ]
+        named = f"{records} of {', '.join(there[records])}"
+        said.append(f"{named}: {counts[0]:,} pictures to train on, {counts[1]:,} to validate on")
+    settings["train.parts"] = tuple(train)
+    return Layout(kind="Broden+", recipe=recipe, settings=settings, said=tuple(said))

@@ -92,6 +92,11 @@ class Tables:
     places: Mapping[str, Place]
     pascal: Mapping[tuple[int, str], int]
 
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the outputs of the part head: object and part."""
+        objects, parts = self.names["object"], self.names["part"]
+        return tuple(f"{objects[each.label]}: {parts[part]}" for each in self.outputs for part in each.parts)
+
     def lookup(self, dataset: str, category: str, raw: NDArray[Any], path: Path) -> NDArray[np.int32]:
         """Turn a data set's own labels (H, W) into Broden's. Raises DataError for unknown ones."""
         table = self.mapping[dataset, category]
@@ -140,8 +145,12 @@ def read_tables(root: Path, meta: str, records: str, part: str, datasets: Sequen
     wanted = tuple(datasets) or DATASETS[records]
     folder = _meta_folder(root, meta)
     files = {name: _find(folder, "joint_dataset", name) for name in _JOINT}
-    listing = _find(folder, "dtd" if records == "textures" else "joint_dataset", LISTS[records][part])
-    needed = [*files.values(), listing, *(path for name in wanted for path in _needed(root, folder, name))]
+    lists = {name: _list_file(folder, records, name) for name in LISTS[records]}
+    needed = [
+        *files.values(),
+        *lists.values(),
+        *(path for name in wanted for path in _needed(root, folder, name)),
+    ]
     missing = [str(path) for path in needed if not path.exists()]
     if missing:
         lines = "\n  ".join(missing)
@@ -154,9 +163,8 @@ def read_tables(root: Path, meta: str, records: str, part: str, datasets: Sequen
         name: _names(files[f"{name}.csv"]) for name in ("object", "part", "scene", "material", "texture")
     }
     mapping = _assignments(files["label_assignment.csv"], names)
-    found = tuple(r for r in read_records(listing) if r.dataset in wanted)
-    lists = [_find(folder, listing.parent.name, name) for name in LISTS[records].values()]
-    last = _last(path for path in lists if path.is_file())
+    found = tuple(r for r in read_records(lists[part]) if r.dataset in wanted)
+    last = _last(lists.values())
     places = {name: _PLACES[name](root, folder, mapping, names) for name in wanted}
     for name, place in places.items():
         _check_count(name, len(place.images), last.get(name, -1))
@@ -164,6 +172,29 @@ def read_tables(root: Path, meta: str, records: str, part: str, datasets: Sequen
         _pascal_labels(_part2ind(root, folder), files["label_assignment.csv"]) if "pascal" in wanted else {}
     )
     return Tables(found, names, _outputs(files["object_part_hierarchy.csv"], names), mapping, places, pascal)
+
+
+def datasets_there(root: Path) -> dict[str, tuple[str, ...]]:
+    """Data sets of which a folder of pictures is at hand, by record list; {} where the tables are not."""
+    if not _find(_meta_folder(root, ""), "joint_dataset", "label_assignment.csv").is_file():
+        return {}
+    found = {
+        records: tuple(name for name in names if any((root / folder).is_dir() for folder in _FOLDERS[name]))
+        for records, names in DATASETS.items()
+    }
+    return {records: names for records, names in found.items() if names}
+
+
+def count_records(root: Path, records: str, part: str, datasets: Sequence[str]) -> int:
+    """Records of some data sets in a list, read from the list alone."""
+    listing = _list_file(_meta_folder(root, ""), records, part)
+    if not listing.is_file():
+        raise DataError(f"Broden+ is not whole: {listing} is missing")
+    return sum(record.dataset in datasets for record in read_records(listing))
+
+
+def _list_file(meta: Path, records: str, part: str) -> Path:
+    return _find(meta, "dtd" if records == "textures" else "joint_dataset", LISTS[records][part])
 
 
 def _meta_folder(root: Path, meta: str) -> Path:

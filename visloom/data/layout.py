@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from visloom.stream import Source
 
@@ -21,12 +22,16 @@ class Layout:
         relative to the folder.
     classes: class names.
     said: what was seen, one fact per line.
+    recipe, settings: where one source is not all that a recipe needs (several sources, heads): the recipe to extend,
+        and what to set in it, by path.
     """
 
     kind: str
-    parts: Mapping[str, Source]
+    parts: Mapping[str, Source] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     said: tuple[str, ...] = field(default=())
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join((self.kind, *(f"  {line}" for line in self.said)))
@@ -35,8 +40,10 @@ class Layout:
 def recognise(folder: str | Path) -> Layout | None:
     """Return what a folder holds, asking every reader in turn, or None if none of them knows it."""
     from visloom.data.ade20k import recognise as ade20k
+    from visloom.data.annotated import recognise as annotated
     from visloom.data.arrays import recognise as arrays
     from visloom.data.box_table import recognise as box_table
+    from visloom.data.broden import recognise as broden
     from visloom.data.cifar import recognise as cifar
     from visloom.data.cityscapes import recognise as cityscapes
     from visloom.data.clothes import recognise as clothes
@@ -51,7 +58,7 @@ def recognise(folder: str | Path) -> Layout | None:
     from visloom.data.voc_xml import recognise as voc_xml
     from visloom.data.yolo import recognise as yolo
 
-    published = (nuscenes, cifar, mnist, clothes, voc, cityscapes, ade20k, cocostuff)
+    published = (annotated, broden, nuscenes, cifar, mnist, clothes, voc, cityscapes, ade20k, cocostuff)
     boxes = (coco, voc_xml, yolo, box_table)
     readers = (*published, *boxes, voc_labels, arrays, masks, pictures)
     for reader in readers:

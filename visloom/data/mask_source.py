@@ -148,7 +148,7 @@ class MaskSource(Source):
         image = read_image(item.image, max_pixels=self.max_pixels)
         mask = self._mask(index)
         if mask.shape != image.shape[:2]:
-            raise DataError(_unlike(item, image.shape, mask.shape))
+            raise DataError(unlike(item, image.shape, mask.shape))
         return Sample(item.id, image, masks={"class": mask})
 
     def mask(self, index: int) -> NDArray[np.int32]:
@@ -178,14 +178,14 @@ class MaskSource(Source):
         if not len(wanted):
             raise DataError(f"{self!r}: nothing is left after split and limit")
         warnings = list(opened.notes)
-        looked = _spread(wanted, self.headers)
+        looked = spread(wanted, self.headers)
         if len(looked) < len(wanted):
             warnings.append(f"{self!r}: looked at the headers of {len(looked):,} of {len(wanted):,} samples")
         sizes, problems = self._headers(looked, progress)
         problems |= self._mask_headers(looked, sizes, problems)
         if problems:
             raise self._refuse(problems, len(wanted))
-        return [*warnings, *self._look_into(_spread(wanted, DECODED))]
+        return [*warnings, *self._look_into(spread(wanted, DECODED))]
 
     def __repr__(self) -> str:
         what = type(self).__name__
@@ -242,21 +242,11 @@ class MaskSource(Source):
         self, indices: NDArray[np.int64], sizes: NDArray[np.int64], known: Mapping[int, str]
     ) -> dict[int, str]:
         """Compare the masks' sizes with the pictures'; what is wrong, by the number of the sample."""
-        items = self.opened().items
-
-        def look(pair: tuple[int, NDArray[np.int64]]) -> str:
-            index, size = pair
-            try:
-                header = self.raw_header(items[index].mask)
-            except DataError as error:
-                return str(error)
-            if index not in known and (header.height, header.width) != tuple(size.tolist()):
-                return _unlike(items[index], size.tolist(), (header.height, header.width))
-            return ""
-
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            found = pool.map(look, zip(indices.tolist(), sizes, strict=True), chunksize=64)
-            return {int(i): text for i, text in zip(indices, found, strict=True) if text}
+        items = [self.opened().items[index] for index in indices.tolist()]
+        sizes = sizes.copy()
+        sizes[[int(index) in known for index in indices]] = 0  # whose picture is at fault already
+        found = differing(items, sizes, self.raw_header)
+        return {int(i): text for i, text in zip(indices, found, strict=True) if text}
 
     def _refuse(self, problems: Mapping[int, str], count: int) -> DataError:
         lines = "\n  ".join(problems[i] for i in sorted(problems)[:10])
@@ -266,13 +256,36 @@ class MaskSource(Source):
         )
 
 
-def _spread(indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def differing(
+    items: Sequence[Item], sizes: NDArray[np.int64], header: Callable[[Path], MaskHeader]
+) -> list[str]:
+    """Compare masks with their pictures by their headers: what is wrong with each, "" where nothing is.
+
+    sizes: (N, 2) heights and widths of the pictures, 0 where they are not known.
+    """
+
+    def look(pair: tuple[Item, NDArray[np.int64]]) -> str:
+        item, size = pair
+        try:
+            found = header(item.mask)
+        except DataError as error:
+            return str(error)
+        if size.any() and (found.height, found.width) != tuple(size.tolist()):
+            return unlike(item, size.tolist(), (found.height, found.width))
+        return ""
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(look, zip(items, sizes, strict=True), chunksize=64))
+
+
+def spread(indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """At most `count` of some indices, evenly spread."""
     places = np.linspace(0, len(indices) - 1, min(count, len(indices)))
     return np.asarray(indices[places.astype(np.int64)], np.int64)
 
 
-def _unlike(item: Item, image: Sequence[int], mask: Sequence[int]) -> str:
+def unlike(item: Item, image: Sequence[int], mask: Sequence[int]) -> str:
+    """Say that a mask (height, width) has another size than its picture."""
     turned = tuple(mask[:2]) == (image[1], image[0])
     hint = "; the one looks turned by 90 degrees, was only the picture rotated?" if turned else ""
     return (

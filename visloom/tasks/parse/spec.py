@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from visloom.errors import DataError
+from visloom.errors import ConfigError, DataError
 from visloom.keys import fold, uniforms
 from visloom.metrics import Metric
 from visloom.palette import Colour, palette
@@ -130,6 +130,33 @@ class Parse:
         own = [head for head in self.heads if head.name in heads]
         textures = [head.short for head in own if isinstance(head, Texture)]
         return textures[0] if textures and len(textures) == len(own) else 0
+
+    def check_source(self, source: Any) -> None:
+        """Compare the heads with what a source says it labels (`labelled()`: names of labels by task).
+
+        Raises:
+            ConfigError: it labels a task that has no head, or names the labels of one differently.
+        """
+        known, labelled = self._by_name, getattr(source, "labelled", None)
+        for name, theirs in labelled().items() if labelled is not None else ():
+            if name not in known:
+                raise ConfigError(
+                    f"{source!r} labels {name!r}, and the task has no such head, only {', '.join(known)}: add one to "
+                    f"task.heads, or take that task from the source",
+                    path="task.heads",
+                )
+            ours = known[name].labels
+            if ours != theirs:
+                at = next((i for i, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), None)
+                what = (
+                    f"{len(ours)} and {len(theirs)} labels"
+                    if at is None
+                    else f"label {at} {ours[at]!r} and {theirs[at]!r}"
+                )
+                raise ConfigError(
+                    f"the head {name!r} and {source!r} do not agree: {what}; labels would be mixed up",
+                    path="task.heads",
+                )
 
     # ---- batches
 
