@@ -21,6 +21,7 @@ from tests.tiny import CLASSES, make_recipe
 from visloom.checkpoint import Checkpoints
 from visloom.cli import main
 from visloom.commands import training
+from visloom.commands.training import Demo
 from visloom.config import load
 from visloom.errors import CheckpointError, DataError
 from visloom.log import read
@@ -332,7 +333,7 @@ def test_opening_a_run_leaves_the_random_state_alone(run):
 def test_the_demo_compares_with_not_looking_and_ends_with_the_report(world, tmp_path, monkeypatch, capsys):
     recipe = tmp_path / "demo.yaml"
     recipe.write_text(f"extends: {world / 'tiny.yaml'}\nlog.report: true\n")
-    monkeypatch.setattr(training, "DEMOS", {"classify": str(recipe)})
+    monkeypatch.setattr(training, "DEMOS", {"classify": Demo("Classification", str(recipe), "cifar10")})
     assert main(["demo", "--out", str(tmp_path / "runs")]) == 0
     lines = capsys.readouterr().out.splitlines()
     report = tmp_path / "runs" / "tiny-001" / "report.html"
@@ -340,6 +341,30 @@ def test_the_demo_compares_with_not_looking_and_ends_with_the_report(world, tmp_
     assert re.fullmatch(
         r"val  accuracy [01]\.\d{4}, where answering without looking \(always 'blue'\) gives 0\.3333",
         lines[-2],
+    )
+
+
+def test_demos_of_several_systems_end_on_one_page(world, tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "demo.yaml"
+    recipe.write_text(f"extends: {world / 'tiny.yaml'}\nlog.report: true\nlog.images: 2\n")
+    demos = {
+        "one": Demo("The first", str(recipe), "cifar10"),
+        "two": Demo("The <second>", str(recipe), "coco"),
+    }
+    monkeypatch.setattr(training, "DEMOS", demos)
+    assert main(["demo", "one", "two", "--out", str(tmp_path / "runs")]) == 0
+    page = tmp_path / "runs" / "demo-tiny-002.html"
+    assert capsys.readouterr().out.splitlines()[-1] == f"all on one page  {page}"
+    text = page.read_text()
+    assert "Two systems, one engine" in text and "The &lt;second&gt;" in text
+    assert text.count("val accuracy") == 2 and text.count("0.3333") == 2  # each value beside its baseline
+    assert "visloom train coco --data DIR" in text
+    assert re.findall(r'href="(tiny-00[12]/report.html)"', text) == [
+        "tiny-001/report.html",
+        "tiny-002/report.html",
+    ]
+    assert (
+        len(re.findall("<img", text)) == 2 * len(list((page.parent / "tiny-001/evals/val").glob("*.png"))) > 0
     )
 
 

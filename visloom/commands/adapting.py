@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from visloom.commands import speaking
@@ -35,8 +36,11 @@ def plans(settings: list[str], burn_in: int = BURN_IN, more: int = MORE) -> tupl
     )
 
 
-def demo(args: Namespace, settings: list[str], told: Any) -> None:
-    """Train all three, and end with both numbers and the paths of both reports."""
+def demo(args: Namespace, settings: list[str], told: Any) -> tuple[Path, tuple[str, float]]:
+    """Train all three, and end with both numbers and the paths of both reports.
+
+    Returns the directory of the adapted run, and what the other one reached in the fog.
+    """
     from visloom import drive, origin
 
     loop, argv = origin.recorded(drive.drive), ["visloom", *args.words]
@@ -65,3 +69,4 @@ def demo(args: Namespace, settings: list[str], told: Any) -> None:
             screen.line([(f"{name:<12}", ""), (said, "decides")])
         for name, report in reports.items():
             screen.line([(f"{name} report  ", "dim"), (str(report.directory / "report.html"), "bold")])
+    return reports["adapted"].directory, ("source only", reports["source only"].values["fog"]["ap50"])

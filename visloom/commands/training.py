@@ -8,7 +8,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from visloom.commands import speaking
 from visloom.errors import UsageError, VisloomError
@@ -17,6 +17,7 @@ from visloom.launcher import choose_gpus, launch, launched
 if TYPE_CHECKING:
     from visloom.console import Screen
     from visloom.drive import Report, Telling
+    from visloom.report.together import Part
     from visloom.run import Run
 
 
@@ -145,12 +146,30 @@ def without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
 # -------------------------------------------------------------------------------------------------- the demo
 
 
-DEMOS = {"classify": "town", "segment": "scenery", "adapt": "foggy", "fusion": "rides"}
-"""What `visloom demo SYSTEM` trains."""
+class Demo(NamedTuple):
+    """What `visloom demo SYSTEM` trains: a recipe of the built-in world; and the recipe that does so on real data."""
+
+    title: str
+    recipe: str
+    real: str
+
+    def part(self, run: Path, against: tuple[str, float] | None = None) -> Part:
+        """Its place on the page about several."""
+        from visloom.report.together import Part
+
+        return Part(self.title, run, f"visloom train {self.real} --data DIR", against)
+
+
+DEMOS = {
+    "classify": Demo("Classification", "town", "cifar10:fast"),
+    "segment": Demo("Segmentation", "scenery", "clothes"),
+    "adapt": Demo("Detection in a new domain", "foggy", "cells"),
+    "fusion": Demo("3D detection from cameras and radar", "rides", "nuscenes"),
+}
 
 
 def demo(args: Namespace) -> int:
-    """Train the built-in world and end with the path of a report."""
+    """Train the built-in world, one system after the other, and end with the path of a report."""
     from visloom.place import did_you_mean, nearest, one_of
 
     systems = args.systems or ["classify"]
@@ -160,26 +179,40 @@ def demo(args: Namespace) -> int:
             raise UsageError(
                 f"there is no demo of {system!r}; there is {one_of(DEMOS, 'and')}\n  {near}".rstrip()
             )
+    parts = []
     for system in systems:
         if system == "adapt":
             from visloom.commands import adapting
 
-            adapting.demo(args, host_settings(args), told(args))
+            run, against = adapting.demo(args, host_settings(args), told(args))
         else:
-            _demo_one(args, system)
+            run, against = _demo_one(args, DEMOS[system].recipe), None
+        parts.append(DEMOS[system].part(run, against))
+    if len(parts) > 1:
+        _together(parts)
     return 0
 
 
-def _demo_one(args: Namespace, system: str) -> None:
+def _together(parts: Sequence[Part]) -> None:
+    """Write one page about all, and end with its path."""
+    from visloom.report.together import write_together
+
+    page = write_together(parts, parts[-1].run.parent / f"demo-{parts[-1].run.name}.html")
+    with speaking.opened() as screen:
+        screen.line([("all on one page  ", "dim"), (str(page), "bold")])
+
+
+def _demo_one(args: Namespace, recipe: str) -> Path:
     from visloom import drive, origin
     from visloom.config import load
 
-    run = load(DEMOS[system], host_settings(args))
+    run = load(recipe, host_settings(args))
     loop = origin.recorded(drive.drive)
     report = drive.train(run, drive=loop, argv=["visloom", *args.words], told=told(args))
     with speaking.opened() as screen:
         _compare_with_baseline(screen, run, report)
         screen.line([("report  ", "dim"), (str(report.directory / "report.html"), "bold")])
+    return report.directory
 
 
 def _compare_with_baseline(screen: Screen, run: Run, report: Report) -> None:

@@ -39,13 +39,14 @@ def inside(folder: Path, name: str) -> Path | None:
         return None
 
 
-def embed(files: Sequence[Path | None], budget: int) -> list[Picture | None]:
+def embed(files: Sequence[Path | None], budget: int, sides: Sequence[int] = _SIDES) -> list[Picture | None]:
     """Return pictures that take at most `budget` bytes together: all as large as that allows.
 
+    sides: a picture gets the area of such a square; the first that fits is taken.
     What cannot be read is None, and so are the last ones where even small copies of all are too much.
     """
     found: list[Picture | None] = []
-    for side in _SIDES:
+    for side in sides:
         found = [None if file is None else _encode(file, side) for file in files]
         if sum(len(p.uri) for p in found if p) <= budget:
             return found
