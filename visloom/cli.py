@@ -102,6 +102,11 @@ _SETTINGS = Option(
 _DATA = Option("--data", metavar="DIR", help="folder that the data lie in (host.data)")
 _OUT = Option("--out", metavar="DIR", help="folder that run directories are made in (host.out)")
 _DEVICE = Option("--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps (host.device)")
+_TTA = Option(
+    "--tta",
+    metavar="flip",
+    help="views put together: flip; for segmentation and detection also flip,0.75,1.25",
+)
 _NPROC = Option("--nproc", metavar="N", type=_number, help="processes on this machine, one per device")
 _GPUS = Option("--gpus", metavar="0,2", help="use only these GPUs, one process each")
 _TRUST = Option(
@@ -164,7 +169,7 @@ VERBS: tuple[Verb, ...] = (
             _RUN,
             Option("--on", metavar="NAME", help="one evaluation of the run; the default is all of them"),
             Option("--json", metavar="FILE", help="also write the values and tables as JSON; - is the screen"),
-            _DATA, _DEVICE, _TRUST,
+            _TTA, _DATA, _DEVICE, _TRUST,
         ),
         ("visloom evaluate cifar10-003", "visloom evaluate runs/cifar10-003@12000 --on test --json test.json"),
     ),
@@ -177,7 +182,7 @@ VERBS: tuple[Verb, ...] = (
             Option("--part", metavar="NAME", help="of a data set: a split, a scene, or all"),
             Option("--ext", metavar="jpg", action="append", help="file endings that count in folders"),
             Option("--recursive", action="store_true", help="also look into folders inside folders"),
-            Option("--tta", metavar="flip", help="average over views: flip; for segmentation also flip,0.75,1.25"),
+            _TTA,
             Option("--sliding", action="store_true", help="average over windows that slide over the picture"),
             Option("--probabilities", action="store_true", help="also write probabilities of all classes"),
             Option("--pictures", metavar="N", type=_number, help="how many pictures to draw (500)"),

@@ -51,8 +51,8 @@ class Metric(Protocol):
     def tables(self) -> dict[str, Any]:
         """Return what the report shows besides the numbers, {} if nothing.
 
-        "confusion": {"classes": names, "matrix": rows of counts}; "per_class": {"columns": names, "rows":
-        rows}.
+        "confusion": {"classes": names, "matrix": rows of counts}; "curves": {"title", "x_name", "x": numbers,
+        "series": {name: as many numbers}}; "per_class" and the like: {"columns": names, "rows": rows}.
         """
         ...
 

@@ -223,6 +223,7 @@ def evaluate(
     *,
     data: str | Path | None = None,
     device: str | None = None,
+    tta: str | None = None,
     trust: bool = False,
     say: Say = _silent,
     tick: Callable[[str, int, int], None] | None = None,
@@ -230,7 +231,7 @@ def evaluate(
     """Run a run's evaluations with its best weights and return what they found.
 
     Args:
-        ref, device, trust, say: as for `open_saved`.
+        ref, device, tta, trust, say: as for `open_saved`.
         on: the name of one evaluation; None runs them all.
         data: folder that data roots start from, where it is not the run's `host.data`.
         tick: told (evaluation, batches done, batches in all).
@@ -238,7 +239,7 @@ def evaluate(
         {"run", "step", "weights", "device", "evaluations": {name: {"values", "tables", "count", "seconds",
         "monitor"}}}; values are floats, tables as the metrics make them.
     """
-    saved = open_saved(ref, device=device, trust=trust, say=say)
+    saved = open_saved(ref, device=device, tta=tta, trust=trust, say=say)
     run = saved.run
     if not run.evals:
         raise ConfigError(f"the run {run.name} has no evaluation: its recipe names none", path="evals")

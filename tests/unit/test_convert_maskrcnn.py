@@ -19,6 +19,7 @@ from visloom.recipes.foggy import foggy
 from visloom.sample import Sample
 from visloom.tasks.adapt import SADA, Adapt
 from visloom.tasks.detect import Detect, FasterRCNN, ResNetBody, RetinaNet
+from visloom.tasks.detect.views import Views
 
 SMALL = ResNetBody(stem=8, out=32, group_width=8)
 TASKS = {
@@ -371,6 +372,25 @@ def test_every_known_key_is_accepted_and_gets_a_verdict(tmp_path):
     found = maskrcnn.config(file)
     assert {row.key for row in found.rows} == DEFAULTS.keys() | UNUSED.keys()
     assert [row.key for row in found.rows if row.verdict == "not supported"] == []
+
+
+def test_test_time_views_of_a_config(tmp_path):
+    file = tmp_path / "aug.yaml"
+    aug = "".join(f"    {line}\n" for line in (
+        "ENABLED: True", "H_FLIP: True", "SCALES: (400, 1200)", "SCALE_H_FLIP: True",
+    ))  # fmt: skip
+    file.write_text(f"INPUT: {{MIN_SIZE_TEST: 800}}\nTEST:\n  BBOX_AUG:\n{aug}")
+    found = maskrcnn.config(file)
+    assert found.run.task.views == Views(scales=(0.5, 1.5), flip=True)
+    assert {row.verdict for row in found.rows} == {"taken"}
+    file.write_text("TEST: {BBOX_AUG: {ENABLED: True, H_FLIP: True, SCALES: [400], MAX_SIZE: 2000}}")
+    found = maskrcnn.config(file)
+    assert {row.key for row in found.rows if row.verdict == "not supported"} == {
+        "TEST.BBOX_AUG.SCALES",
+        "TEST.BBOX_AUG.MAX_SIZE",
+    }
+    file.write_text("TEST: {BBOX_AUG: {H_FLIP: True}}")
+    assert maskrcnn.config(file).run.task.views == Views()
 
 
 def test_bad_configs(tmp_path):

@@ -19,7 +19,6 @@ from visloom.run import Optim
 from visloom.sample import Sample
 from visloom.stream import Ordered, Shuffled
 from visloom.tasks.detect import FCOS, Detect, FasterRCNN, Features, ResNetBody
-from visloom.tasks.detect.precision import AveragePrecision
 from visloom.tasks.detect.results import run_lengths
 
 NET = FasterRCNN(
@@ -140,17 +139,6 @@ def test_crowds_are_not_trained_on_and_known_to_metrics():
     assert batch.known[0].crowd.tolist() == [False, True]
 
 
-class Fixed(torch.nn.Module):
-    """A net that always finds the same, in its own pixels."""
-
-    def __init__(self, found):
-        super().__init__()
-        self.found = found
-
-    def detect(self, features, size, sizes):
-        return self.found
-
-
 def test_predictions_are_in_the_stored_picture(monkeypatch):
     moved = Resize(size=(80, 90))(sample(size=(40, 60)), 0).resolve()
     batch = SPEC.collate([moved], None)
@@ -158,7 +146,7 @@ def test_predictions_are_in_the_stored_picture(monkeypatch):
     there = Found(
         torch.tensor([[6.0, 10, 30, 60], [0, 0, 95, 90]]), torch.tensor([0.5, 0.9]), torch.tensor([2, 1])
     )
-    columns = task.answer(batch, [], Fixed([there]))
+    columns = task.answer(batch, [there])
     assert columns["labels"][0].tolist() == [0, 1]  # best first
     assert torch.allclose(columns["boxes"][0], torch.tensor([[0.0, 0, 60, 40], [4, 5, 20, 30]]), atol=1e-4)
     assert np.allclose(batch.known[0].boxes, [[4, 5, 20, 30]], atol=1e-4)
@@ -174,7 +162,7 @@ def test_masks_and_keypoints_come_back_too():
         torch.ones(1, 28, 28),
         torch.tensor([[[40.0, 20.0, 1.0]]]),
     )
-    columns = SPEC.build().answer(batch, [], Fixed([there]))
+    columns = SPEC.build().answer(batch, [there])
     mask = columns["masks"][0][0]
     assert mask.shape == (40, 60) and mask[10:30, 10:30].all() and mask.sum() == 400
     assert columns["keypoints"][0].tolist() == [[[20.0, 10.0, 1.0]]]
@@ -197,95 +185,12 @@ def test_masks_from_numbers_and_from_polygons_agree():
         spec.collate([sample()], 1)
 
 
-# ---- average precision
-
-
 def scored(boxes, scores, labels):
     return {
         "boxes": [torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)],
         "scores": [torch.tensor(scores)],
         "labels": [torch.tensor(labels, dtype=torch.int64)],
     }
-
-
-def precision(pairs):
-    metric = AveragePrecision(("a", "b", "c"))
-    for number, (truth, found) in enumerate(pairs):
-        batch = SPEC.collate([dataclasses.replace(truth, id=str(number))], None)
-        metric.update(found, batch)
-    return metric
-
-
-def test_average_precision_written_out():
-    """Two boxes; found: one right, one wrong, the other right. Precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1."""
-    truth = sample(boxes=((0, 0, 10, 10), (20, 0, 30, 10)), labels=(0, 0))
-    found = scored([[0, 0, 10, 10], [40, 20, 50, 30], [20, 0, 30, 10]], [0.9, 0.8, 0.7], [0, 0, 0])
-    values = precision([(truth, found)]).compute()
-    assert values["voc50"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert values["ap50"] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
-    assert values["ap"] == pytest.approx(values["ap50"])
-
-
-def test_a_box_is_found_once_crowds_count_for_nothing_and_empty_pictures_count():
-    truth = sample(
-        boxes=((0, 0, 10, 10), (20, 0, 60, 40)), labels=(0, 0), extra={"box_crowd": np.array([False, True])}
-    )
-    found = scored([[0, 0, 10, 10], [0, 0, 10, 10], [25, 5, 35, 15]], [0.9, 0.8, 0.95], [0, 0, 0])
-    metric = precision([(truth, found)])
-    assert metric.compute()["ap50"] == pytest.approx(1.0)
-    nothing = sample(boxes=((0, 0, 10, 10),), labels=(0,))
-    with_empty = precision([(truth, found), (nothing, scored([], [], []))])
-    assert with_empty.compute()["ap50"] == pytest.approx(51 / 101)
-    assert with_empty.tables()["per_class"]["rows"][0][-1] == 2
-    assert np.isnan(precision([(sample(boxes=(), labels=()), found)]).compute()["ap"])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_average_precision_is_pycocotools(seed):
-    coco, evaluator = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
-    rng = np.random.default_rng(seed)
-    pairs, images, truths, results = [], [], [], []
-    for picture in range(6):
-        corner = rng.uniform(0, 80, (7, 2))
-        boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (7, 2))], 1).astype(np.float32)
-        labels, crowd = rng.integers(0, 3, 7), rng.random(7) < 0.2
-        guess = (boxes[rng.integers(0, 7, 12)] + rng.normal(0, 3, (12, 4))).astype(np.float32)
-        guess[:, 2:] = np.maximum(guess[:, 2:], guess[:, :2] + 1)
-        kinds, scores = rng.integers(0, 3, 12), rng.random(12).astype(np.float32)
-        images.append({"id": picture})
-        for box, label, is_crowd in zip(boxes.astype(float), labels, crowd, strict=True):
-            size = box[2:] - box[:2]
-            truths.append(
-                {
-                    "id": len(truths) + 1,
-                    "image_id": picture,
-                    "category_id": int(label),
-                    "bbox": [*box[:2], *size],
-                    "area": size.prod(),
-                    "iscrowd": int(is_crowd),
-                }
-            )
-        for box, label, score in zip(guess.astype(float), kinds, scores, strict=True):
-            results.append(
-                {
-                    "image_id": picture,
-                    "category_id": int(label),
-                    "bbox": [*box[:2], *(box[2:] - box[:2])],
-                    "score": float(score),
-                }
-            )
-        truth = sample(size=(200, 200), boxes=boxes, labels=labels, extra={"box_crowd": crowd})
-        pairs.append((truth, scored(guess.tolist(), scores.tolist(), kinds.tolist())))
-    theirs = coco.COCO()
-    theirs.dataset = {"images": images, "annotations": truths, "categories": [{"id": i} for i in range(3)]}
-    theirs.createIndex()
-    evaluation = evaluator.COCOeval(theirs, theirs.loadRes(results), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    ours = precision(pairs).compute()
-    for place, name in enumerate(("ap", "ap50", "ap75")):
-        assert ours[name] == pytest.approx(evaluation.stats[place], abs=1e-9), name
 
 
 # ---- what is written

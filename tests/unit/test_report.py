@@ -175,6 +175,25 @@ def test_metrics_that_only_an_evaluation_reports_share_a_chart(run, tmp_path):
     assert [name for name in ("top5", "f1", "recall") if f"</i>{name} " in shared] == ["top5", "f1", "recall"]
 
 
+def test_curves_of_an_evaluation_are_drawn_with_their_means(tmp_path):
+    fake_run(tmp_path / "r", epochs=2, steps_per_epoch=10)
+    file = tmp_path / "r/evals/val.json"
+    told = json.loads(file.read_text())
+    series = {f"class {i}": [1.0, 0.5, 0.0] for i in range(9)}
+    told["tables"]["curves"] = {"title": "Precision", "x_name": "recall", "x": [0, 0.5, 1], "series": series}
+    file.write_text(json.dumps(told))
+    text = write_report(tmp_path / "r").read_text()
+    (chart,) = [
+        f for f in re.findall(r'<figure class="chart">.*?</figure>', text, re.S) if "<b>Precision</b>" in f
+    ]
+    assert re.findall(r"</i>(class \d) <b>([^<]*)</b>", chart) == [(f"class {i}", "0.5000") for i in range(8)]
+    assert "the 8 most frequent of 9 classes" in chart and "recall" in chart
+    for broken in (None, [], {"x": [1]}, {"x": [0], "series": {"a": ["b"], "c": [1, 2]}}):
+        told["tables"]["curves"] = broken
+        file.write_text(json.dumps(told))
+        assert "<b>Precision</b>" not in write_report(tmp_path / "r").read_text()
+
+
 def test_what_the_command_line_changed_is_marked(run):
     text = write_report(run).read_text()
     marked = re.findall(

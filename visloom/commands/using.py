@@ -31,6 +31,7 @@ def evaluate(args: Namespace) -> int:
             args.on,
             data=None if args.data is None else Path(args.data).expanduser().absolute(),
             device=args.device,
+            tta=args.tta,
             trust=args.trust,
             say=lambda text: screen.line([("warning: ", "warn"), (safe(text), "")]),
             tick=lambda name, done, total: speaking.progress(screen, f"evaluating {name}", done, total),

@@ -6,6 +6,7 @@ flat arrays, so that a million boxes are some tens of megabytes.
 
     Sample.image (H, W, 3) uint8    Sample.boxes (N, 4) float32 x0 y0 x1 y1, continuous pixels    Sample.labels (N,)
     extra "box_crowd" (N,) bool: groups and difficult things, which count for nothing
+    extra "box_area" (N,) float64: what an evaluation sorts things by, where the reader has it
     extra "box_polygons" (N,) lists of (K, 2) arrays in stored pixels: masks, where the reader has them
 """
 
@@ -43,6 +44,7 @@ class Thing:
 
     where: what a message calls it ("object 3").  name: of its class; None is every class, for regions to ignore.
     box: x0, y0, x1, y1 in pixels, or in shares of the picture where `Marked.shares` says so.
+    area: in pixels, as its file has it; None is that of the box.
     """
 
     where: str
@@ -51,6 +53,7 @@ class Thing:
     crowd: bool = False
     polygons: Any = None
     keypoints: Any = None
+    area: float | None = None
 
 
 @dataclass(slots=True)
@@ -81,7 +84,7 @@ class Opened(NamedTuple):
     """Flat arrays: the things of picture i are rows starts[i] to starts[i + 1].
 
     sizes (N, 2) heights and widths.  boxes (M, 4) float32.  labels (M,).  crowd (M,) bool.  keypoints (M, K, 3) or
-    None.  polygons: (M,) as stored, or None.
+    None.  polygons: (M,) as stored, or None.  areas (M,) float64 or None.
     """
 
     ids: list[str]
@@ -93,6 +96,7 @@ class Opened(NamedTuple):
     crowd: NDArray[np.bool_]
     keypoints: NDArray[np.float32] | None
     polygons: NDArray[np.object_] | None
+    areas: NDArray[np.float64] | None
     classes: tuple[str, ...]
     numbers: tuple[int, ...]
     notes: tuple[str, ...]
@@ -182,6 +186,8 @@ class BoxSource(Source):
             raise DataError(_unlike(opened.images[index], image.shape[:2], size))
         rows = slice(int(opened.starts[index]), int(opened.starts[index + 1]))
         extra: dict[str, Any] = {"box_crowd": opened.crowd[rows].copy()}
+        if opened.areas is not None:
+            extra["box_area"] = opened.areas[rows].copy()
         if opened.polygons is not None:
             shapes = np.empty(rows.stop - rows.start, object)
             for place, stored in enumerate(opened.polygons[rows]):
@@ -272,18 +278,23 @@ class _Gather:
 
     def run(self, found: Listed, classes: tuple[str, ...], numbers: tuple[int, ...]) -> Opened:
         sizes = _sizes(found.pictures, self.source)
-        starts, boxes, labels, crowd = [0], [], [], []
+        starts, labels, crowd = [0], [], []
+        boxes: list[tuple[float, ...]] = []
         points: list[Any] = []
         shapes: list[Any] = []
+        areas: list[float | None] = []
         for picture, size in zip(found.pictures, sizes.tolist(), strict=True):
             for thing in picture.things:
                 box = self._box(picture, thing, size)
-                for label in self._labels(picture, thing) if box is not None else ():
+                if box is None:
+                    continue
+                for label in self._labels(picture, thing):
                     boxes.append(box)
                     labels.append(label)
                     crowd.append(thing.crowd)
                     points.append(_scaled(thing.keypoints, size) if picture.shares else thing.keypoints)
                     shapes.append(thing.polygons)
+                    areas.append(thing.area)
             starts.append(len(boxes))
         polygons = None
         if any(shape is not None for shape in shapes):
@@ -299,6 +310,7 @@ class _Gather:
             np.array(crowd, bool),
             _keypoints(points),
             polygons,
+            _areas(areas, boxes),
             classes,
             numbers,
             tuple(f"{self.source!r}: {note}" for note in (*found.notes, *self._notes(found))),
@@ -382,6 +394,15 @@ def _es(some_: Sequence[Any]) -> str:
 
 def _said(box: Sequence[float]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in box) + ")"
+
+
+def _areas(areas: Sequence[float | None], boxes: Sequence[Sequence[float]]) -> NDArray[np.float64] | None:
+    """Areas (M,), those of the boxes where only some are known; None where none is."""
+    if all(area is None for area in areas):
+        return None
+    return np.array(
+        [(b[2] - b[0]) * (b[3] - b[1]) if a is None else a for a, b in zip(areas, boxes, strict=True)]
+    )
 
 
 def _keypoints(points: list[Any]) -> NDArray[np.float32] | None:

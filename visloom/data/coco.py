@@ -12,6 +12,7 @@ for nothing.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class Coco(BoxSource):
             bool(entry.get("iscrowd", 0)),
             self._shape(file, where, shape) if shape else None,
             self._points(file, where, entry) if self.keypoints else None,
+            self._area(file, where, entry),
         )
 
     def _shape(self, file: Path, where: str, shape: Any) -> Any:
@@ -116,6 +118,14 @@ class Coco(BoxSource):
                 f'lengths {{"size": [h, w], "counts": ...}}'
             )
         return shape
+
+    def _area(self, file: Path, where: str, entry: Any) -> float | None:
+        area = entry.get("area")
+        if area is None:
+            return None
+        if isinstance(area, bool) or not isinstance(area, int | float) or not 0 <= area < math.inf:
+            raise DataError(f"{file}: {where} has the area {area!r}: expected pixels, 0 or more")
+        return float(area)
 
     def _points(self, file: Path, where: str, entry: Any) -> Any:
         points = entry.get("keypoints")

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from visloom.report.read import Record
+from visloom.report.read import Record, items, mapping
 from visloom.report.svg import COLOURS, Series, chart
 from visloom.words import number, rate
 
@@ -64,6 +64,31 @@ def overlaid(records: Sequence[Record]) -> list[Markup]:
     pace = [_common(r, r.pace_curve("images_per_second"), by_epoch) for r in records]
     figures.append(_overlay(records, pace, "images per second", x_name, zero=True))
     return [figure for figure in figures if figure]
+
+
+def of_table(value: Any) -> Markup:
+    """Return the chart of an evaluation's table "curves", of its first series with their means; nothing if it is
+    damaged."""
+    told = mapping(value)
+    xs, named = items(told.get("x")), mapping(told.get("series"))
+    series = [
+        Series(str(name), list(zip(xs, ys, strict=True)), place, said=sum(ys) / max(1, len(ys)))
+        for place, (name, ys) in enumerate(named.items())
+        if isinstance(ys, list) and len(ys) == len(xs) and all(_is_number(v) for v in (*xs, *ys))
+    ]
+    more = len(named) - COLOURS
+    note = f"the {COLOURS} most frequent of {len(named)} classes" if more > 0 else ""
+    return chart(
+        series[:COLOURS],
+        title=str(told.get("title", "curves")),
+        x_name=str(told.get("x_name", "x")),
+        zero=True,
+        note=note,
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _overlay(

@@ -184,6 +184,7 @@ def _evaluation(record: Record, name: str, budget: int) -> dict[str, Any]:
     ]
     tables = dict(mapping(told.get("tables")))
     confusion = mapping(tables.pop("confusion", None))
+    curve = curves.of_table(tables.pop("curves", None))
     classes, counts = items(confusion.get("classes")), items(confusion.get("matrix"))
     sound = all(isinstance(row, list) for row in counts) and matrix.is_matrix(classes, counts)
     names = [str(c) for c in classes]
@@ -194,6 +195,7 @@ def _evaluation(record: Record, name: str, budget: int) -> dict[str, Any]:
         "epoch": f"{epoch:.4g}" if epoch is not None else "?",
         "numbers": values if len(values) <= 16 else [],
         "matrix": matrix.heat_map(names, counts) if sound else "",
+        "curves": [curve] if curve else [],
         "matrix_note": f"{len(names):,} classes are too many for a picture.",
         "pairs": matrix.confused(names, counts) if sound else [],
         "tables": [*_long(values), *(t for key, value in tables.items() for t in _table(key, value))],

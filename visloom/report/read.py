@@ -5,6 +5,7 @@ log.jsonl  speed.jsonl         what `visloom/log.py` writes
 evals/NAME.json                the last evaluation of that name: step, epoch, values {name: number or null},
                                baseline {name, value} or null, tables and pictures:
     tables.confusion           {"classes": names, "matrix": rows of counts}
+    tables.curves              {"title", "x_name", "x": numbers, "series": {name: as many numbers}}
     tables.ANYTHING            {"columns": names, "rows": rows}
     pictures                   [{"file": path inside the run directory, "id", "caption",
                                  "kind": "worst" | "best" | "sample"}]

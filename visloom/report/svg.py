@@ -28,7 +28,7 @@ class Series:
     """One curve: its points in order of x. Non-finite values leave a gap.
 
     colour: 0 to 7.  style: `line`; `faint`, the noisy curve behind a line; `dots`, a line through measured points.
-    named: it stands in the legend.
+    named: it stands in the legend.  said: the value beside its name there; None is the last one.
     """
 
     label: str
@@ -36,6 +36,7 @@ class Series:
     colour: int = 0
     style: Literal["line", "faint", "dots"] = "line"
     named: bool = True
+    said: float | None = None
 
 
 class Axis(NamedTuple):
@@ -260,7 +261,7 @@ def _legend(series: Sequence[Series], written: Callable[[float], str]) -> Markup
         last = next((v for _, v in reversed(one.points) if math.isfinite(v)), math.nan)
         items.append(
             Markup('<span class="key"><i class="c{}"></i>{} <b>{}</b></span>').format(
-                one.colour % COLOURS, text(one.label, 40), written(last)
+                one.colour % COLOURS, text(one.label, 40), written(last if one.said is None else one.said)
             )
         )
     return Markup('<span class="keys">{}</span>').format(Markup("").join(items)) if items else Markup("")

@@ -28,6 +28,7 @@ from visloom.tasks.adapt import Adapt, Align
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.detect import Detect, FasterRCNN, ResNetBody, RetinaNet
 from visloom.tasks.detect.nets import DetectorNet
+from visloom.tasks.detect.views import Views
 from visloom.units import Monitor, Steps
 
 
@@ -133,6 +134,7 @@ def _run(read: _Config) -> Run:
             tuple(map(float, read("INPUT.PIXEL_STD", "task.normalise"))),
         ),
         "order": "bgr" if read("INPUT.TO_BGR255", "task.order") else "rgb",
+        "views": _views(read),
         "divisible": max(1, int(read("DATALOADER.SIZE_DIVISIBILITY", "task.divisible"))),
     }
     if shared["order"] == "rgb":
@@ -226,13 +228,26 @@ def _evaluation(read: _Config) -> Eval:
     )
     batch = int(read("TEST.IMS_PER_BATCH", "evals.test.stream.batch"))
     period = int(read("SOLVER.TEST_PERIOD", "evals.test.every"))
-    for key in ("ENABLED", "H_FLIP", "SCALES", "MAX_SIZE", "SCALE_H_FLIP"):
-        read.refuse(f"TEST.BBOX_AUG.{key}", "views are not averaged in tests")
     return Eval(
         stream=Ordered(source=Absent(), batch=batch, transform=(resize,)),
         every=Steps(period) if period else None,
         monitor=Monitor("max", "ap50"),
     )
+
+
+def _views(read: _Config) -> Views:
+    """TEST.BBOX_AUG: lengths of the shorter side there, factors here."""
+    aug = "TEST.BBOX_AUG."
+    on = read(f"{aug}ENABLED", "task.views")
+    flip = bool(read(f"{aug}H_FLIP", "task.views.flip"))
+    lengths = _tuple(read(f"{aug}SCALES", "task.views.scales, as factors on INPUT.MIN_SIZE_TEST"))
+    mirrored = bool(read(f"{aug}SCALE_H_FLIP", "task.views.flip"))
+    read.refuse(f"{aug}MAX_SIZE", "scales are factors on the picture, whatever its longer side")
+    if on and lengths and flip != mirrored:
+        note = "the mirror image is taken at every scale or at none: set task.views.flip"
+        read.rows[f"{aug}SCALES"] = Row(f"{aug}SCALES", "not supported", note)
+    short = int(read("INPUT.MIN_SIZE_TEST", "evals.test.stream.transform"))
+    return Views(scales=tuple(length / short for length in lengths), flip=flip) if on else Views()
 
 
 # ------------------------------------------------------------------------------------------------- the network

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visloom.nets.detection.backbone import Pyramid, Single
 from visloom.nets.detection.branches import KeypointBranch, MaskBranch
+from visloom.nets.detection.detector import Detector
 from visloom.nets.detection.roi import ROI, Chosen, Found
 from visloom.nets.detection.rpn import RPN, Guesses, Sum, Top, Truth
 
@@ -27,7 +28,7 @@ class Seen:
     embedded: Tensor | None = None
 
 
-class RCNN(nn.Module):
+class RCNN(Detector):
     """A two-stage detector.
 
     top: numbers of proposals, in training and in tests. Which are taken follows from what is asked for, never from
@@ -44,14 +45,14 @@ class RCNN(nn.Module):
         masks: MaskBranch | None = None,
         keypoints: KeypointBranch | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone, self.rpn, self.roi, self.top = backbone, rpn, roi, top
+        super().__init__(backbone)
+        self.rpn, self.roi, self.top = rpn, roi, top
         self.masks, self.keypoints = masks, keypoints
 
-    def features(self, image: Tensor) -> list[Tensor]:
-        """Normalised images (B, C, H, W) -> maps, finest first."""
-        found: list[Tensor] = self.backbone(image)
-        return found
+    @property
+    def branches(self) -> bool:
+        """Whether there are masks or keypoints."""
+        return self.masks is not None or self.keypoints is not None
 
     def propose(
         self, features: Sequence[Tensor], size: tuple[int, int], sizes: Sequence[tuple[int, int]], top: Top
@@ -82,13 +83,21 @@ class RCNN(nn.Module):
         return Seen(losses, guesses, chosen, embedded)
 
     @torch.no_grad()
-    def detect(
+    def candidates(
         self, features: Sequence[Tensor], size: tuple[int, int], sizes: Sequence[tuple[int, int]]
     ) -> list[Found]:
-        """Detections of each picture, in the network's pixels."""
+        """Boxes of all classes that are sure enough, of each picture."""
         _, proposals = self.propose(features, size, sizes, self.top[1])
         logits, deltas = self.roi.predictor(self.roi.embed(features, proposals))
-        found = self.roi.answers(logits, deltas, proposals, sizes)
+        return self.roi.candidates(logits, deltas, proposals, sizes)
+
+    def settled(self, found: Found) -> Found:
+        """What suppression leaves of the candidates of one picture."""
+        return self.roi.settled(found)
+
+    @torch.no_grad()
+    def branched(self, features: Sequence[Tensor], found: list[Found]) -> list[Found]:
+        """Detections of each picture with their masks and keypoints."""
         if self.masks is not None:
             found = self.masks.answers(features, found, self.roi.head)
         if self.keypoints is not None:

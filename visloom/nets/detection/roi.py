@@ -139,6 +139,12 @@ class Found(NamedTuple):
     masks: Tensor | None = None
     keypoints: Tensor | None = None
 
+    def pick(self, rows: Tensor) -> Found:
+        """Some of them, by index or by a mask."""
+        masks = None if self.masks is None else self.masks[rows]
+        points = None if self.keypoints is None else self.keypoints[rows]
+        return Found(self.boxes[rows], self.scores[rows], self.labels[rows], masks, points)
+
 
 class ROI(nn.Module):
     """The second stage: pool, embed, judge; its targets, losses and answers.
@@ -223,45 +229,41 @@ class ROI(nn.Module):
         return {"classes": (torch.stack(kinds).sum(), count), "boxes": (torch.stack(places).sum(), count)}
 
     @torch.no_grad()
-    def answers(
+    def candidates(
         self,
         logits: Tensor,
         deltas: Tensor,
         proposals: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Found]:
-        """Detections of each picture, in the network's pixels."""
+        """Boxes of all classes that are sure enough, of each picture, in the network's pixels."""
         counts = [len(b) for b in proposals]
-        chances = parts(logits.softmax(1), counts)
-        return [
-            self._of_one(chance, delta, boxes, size)
-            for chance, delta, boxes, size in zip(
-                chances, parts(deltas, counts), proposals, sizes, strict=True
-            )
-        ]
+        pictures = zip(parts(logits.softmax(1), counts), parts(deltas, counts), proposals, sizes, strict=True)
+        return [self._of_one(chance, delta, boxes, size) for chance, delta, boxes, size in pictures]
 
     def _of_one(self, chance: Tensor, delta: Tensor, boxes: Tensor, size: tuple[int, int]) -> Found:
         places = clipped(self.coder.decode(delta, boxes), size, self.plus)
         if places.shape[1] != chance.shape[1]:  # one box for all classes
             places = places[:, 1:].expand(-1, chance.shape[1], -1)
-        if self.plus:
-            return self._class_by_class(chance, places)
         labels = torch.arange(1, chance.shape[1], device=chance.device).expand(len(chance), -1)
         place, score, label = places[:, 1:].reshape(-1, 4), chance[:, 1:].reshape(-1), labels.reshape(-1)
-        keep = (score > self.score) & ((place[:, 2:] - place[:, :2]) >= 1e-2).all(1)
-        place, score, label = place[keep], score[keep], label[keep]
-        keep = ops.batched_nms(place, score, label, self.threshold)[: self.most]
+        keep = score > self.score
+        if not self.plus:
+            keep &= ((place[:, 2:] - place[:, :2]) >= 1e-2).all(1)
         return Found(place[keep], score[keep], label[keep])
 
-    def _class_by_class(self, chance: Tensor, places: Tensor) -> Found:
-        found = []
-        for label in range(1, chance.shape[1]):
-            keep = chance[:, label] > self.score
-            place, score = places[keep, label], chance[keep, label]
-            kept = suppress(place, score, self.threshold, self.plus)
-            found.append(Found(place[kept], score[kept], torch.full_like(kept, label)))
-        place, score, label_of = (torch.cat([f[column] for f in found]) for column in range(3))  # type: ignore[misc]
-        if 0 < self.most < len(score):
-            keep = score >= score.kthvalue(len(score) - self.most + 1).values
-            place, score, label_of = place[keep], score[keep], label_of[keep]
-        return Found(place, score, label_of)
+    @torch.no_grad()
+    def settled(self, found: Found) -> Found:
+        """What suppression leaves of one picture's candidates; with `plus` class by class, ties beyond `most` kept."""
+        place, score, label = found[:3]
+        if not self.plus:
+            return found.pick(ops.batched_nms(place, score, label, self.threshold)[: self.most])
+        kept = []
+        for each in range(1, int(label.max()) + 1 if len(label) else 1):
+            at = torch.where(label == each)[0]
+            kept.append(at[suppress(place[at], score[at], self.threshold, self.plus)])
+        found = found.pick(torch.cat([*kept, label.new_zeros(0)]))
+        if 0 < self.most < len(found.scores):
+            least = found.scores.kthvalue(len(found.scores) - self.most + 1).values
+            found = found.pick(found.scores >= least)
+        return found

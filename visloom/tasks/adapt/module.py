@@ -48,7 +48,7 @@ class AdaptModule(DetectModule):
 
     @property
     def judge(self) -> nn.Module:
-        """The detector that answers: the teacher where there is one."""
+        """The detector that answers, without discriminators: the teacher where there is one."""
         return self.net if self.teacher is None else self.teacher
 
     def forward(self, batch: Batch) -> Losses:
@@ -77,22 +77,6 @@ class AdaptModule(DetectModule):
             terms |= found
             logs |= told
         return Losses(terms, logs, self.count(batch))
-
-    def predict(self, batch: Batch) -> dict[str, Any]:
-        """As `Detect`: discriminators are not asked. The teacher answers where there is one."""
-        batch = cast(DetectBatch, batch)
-        features = self.judge.features(self.images(batch.image, batch.sizes))  # type: ignore[operator]
-        return self.answer(batch, features, self.judge)
-
-    def assess(self, batch: Batch) -> tuple[Losses, dict[str, Any]]:
-        """Losses and predictions of an evaluation, both of the detector that answers."""
-        batch = cast(DetectBatch, batch)
-        features = self.judge.features(self.images(batch.image, batch.sizes))  # type: ignore[operator]
-        seen: Seen = self.judge.losses(  # type: ignore[operator]
-            features, batch.size, batch.sizes, self.truths(batch), batch.keys
-        )
-        answer = self.answer(batch, features, self.judge)
-        return Losses(divided(seen.losses), {}, self.count(batch)), answer
 
     # ---- the teacher
 

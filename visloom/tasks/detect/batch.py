@@ -17,7 +17,7 @@ from visloom.errors import DataError
 from visloom.keys import fold
 from visloom.sample import Origin, Sample
 from visloom.task import Batch
-from visloom.warp import map_points
+from visloom.warp import map_points, warp_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,8 @@ class Known(NamedTuple):
     """The truth of one picture in its stored pixels, for metrics.
 
     boxes: (N, 4) float32 x0 y0 x1 y1.  labels: (N,) class indices.  crowd: (N,) bool, groups that count for nothing.
-    keypoints: (N, K, 3) or None.  extra: the sample's "box_" entries, one row per box (areas, polygons, ...).
+    keypoints: (N, K, 3) or None.  extra: the sample's "box_" entries, one row per box (areas, ...).
+    size: (height, width) of the picture.  masks: run lengths of each box's pixels, where the net has masks.
     """
 
     boxes: NDArray[np.float32]
@@ -35,6 +36,8 @@ class Known(NamedTuple):
     crowd: NDArray[np.bool_]
     keypoints: NDArray[np.float32] | None
     extra: Mapping[str, Any]
+    size: tuple[int, int]
+    masks: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(kw_only=True)
@@ -112,7 +115,7 @@ def collate(
         target=targets,
         origins=tuple(sample.stored() for sample in cleaned),
         keys=tuple(fold(0 if key is None else key, "picture", s.source, _word(s.id)) for s in cleaned),
-        known=tuple(_known(sample) for sample in cleaned) if key is None else (),
+        known=tuple(_known(sample, masks) for sample in cleaned) if key is None else (),
         weak=None if any(w is None for w in weak) else torch.from_numpy(_padded(weak, divisible)),
     )
 
@@ -237,9 +240,10 @@ def _points(sample: Sample, keypoints: int) -> NDArray[np.float32]:
     return np.zeros((count, keypoints, 3), np.float32)
 
 
-def _known(sample: Sample) -> Known:
+def _known(sample: Sample, masks: bool) -> Known:
     """The truth in stored pixels."""
-    back = np.asarray(np.linalg.inv(sample.stored().matrix), np.float64)
+    origin = sample.stored()
+    back = np.asarray(np.linalg.inv(origin.matrix), np.float64)
     boxes, points = _boxes(sample), sample.keypoints
     crowd = sample.extra.get("box_crowd")
     if points is not None:
@@ -250,8 +254,32 @@ def _known(sample: Sample) -> Known:
         _labels(sample),
         np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, bool),
         points,
-        {name: value for name, value in sample.extra.items() if name.startswith("box_")},
+        {
+            name: value
+            for name, value in sample.extra.items()
+            if name.startswith("box_") and name != "box_polygons"
+        },
+        origin.size,
+        _stored_masks(sample, origin) if masks else None,
     )
+
+
+def _stored_masks(sample: Sample, origin: Origin) -> tuple[dict[str, Any], ...]:
+    """Run lengths of the boxes' pixels in the stored picture."""
+    from visloom.tasks.detect.coco import encoded, outlined
+
+    polygons = sample.extra.get("box_polygons")
+    if polygons is not None:
+        return tuple(
+            outlined([np.asarray(part, np.float64).reshape(-1, 2) for part in parts], origin.size)
+            for parts in polygons
+        )
+    made = _masks(sample)
+    if not np.array_equal(origin.matrix, np.eye(3)):
+        back = np.asarray(np.linalg.inv(origin.matrix), np.float64)
+        moved = [warp_mask(mask, back, origin.size) for mask in made]
+        made = np.stack(moved) if moved else np.zeros((0, *origin.size), np.int32)
+    return tuple(encoded(made == 1))
 
 
 def moved_boxes(matrix: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from visloom.nets.detection.roi import Found
 from visloom.nets.detection.rpn import Sum, Truth
 from visloom.task import Losses
 from visloom.tasks.detect.batch import DetectBatch
+from visloom.tasks.detect.views import Views, look
 
 if TYPE_CHECKING:
     from visloom.sample import Origin
@@ -33,6 +34,7 @@ class DetectModule(TaskModule):
         self.net = net
         self.plus = 1.0 if spec.compat else 0.0
         self.bgr = spec.reversed_channels
+        self.views, self.divisible = spec.views, spec.divisible
         values = spec.normalisation()
         std = torch.tensor(values.std, dtype=torch.float64)
         mean = torch.tensor(values.mean, dtype=torch.float64)
@@ -49,6 +51,11 @@ class DetectModule(TaskModule):
         )
         return Losses(divided(seen.losses), {}, self.count(batch))
 
+    @property
+    def judge(self) -> nn.Module:
+        """The network that answers."""
+        return self.net
+
     def predict(self, batch: Batch) -> dict[str, Any]:
         """Columns of one entry per picture, in stored pixels.
 
@@ -56,17 +63,19 @@ class DetectModule(TaskModule):
         (N, H, W) bool and keypoints (N, K, 3).
         """
         batch = cast(DetectBatch, batch)
-        features = self.net.features(self.images(batch.image, batch.sizes))  # type: ignore[operator]
-        return self.answer(batch, features, self.net)
+        image = self.images(batch.image, batch.sizes)
+        return self.answer(batch, self.find(batch, image))
 
     def assess(self, batch: Batch) -> tuple[Losses, dict[str, Any]]:
-        """Losses and predictions of one pass of the backbone."""
+        """Losses and predictions of one pass of the backbone, both of the network that answers."""
         batch = cast(DetectBatch, batch)
-        features = self.net.features(self.images(batch.image, batch.sizes))  # type: ignore[operator]
-        seen: Seen = self.net.losses(  # type: ignore[operator]
+        image = self.images(batch.image, batch.sizes)
+        features = self.judge.features(image)  # type: ignore[operator]
+        seen: Seen = self.judge.losses(  # type: ignore[operator]
             features, batch.size, batch.sizes, self.truths(batch), batch.keys
         )
-        return Losses(divided(seen.losses), {}, self.count(batch)), self.answer(batch, features, self.net)
+        found = self.find(batch, image, features)
+        return Losses(divided(seen.losses), {}, self.count(batch)), self.answer(batch, found)
 
     # ---- parts, for tasks that build on this one
 
@@ -104,9 +113,21 @@ class DetectModule(TaskModule):
         """Annotated pictures: what evaluation losses are weighted by."""
         return batch.image.new_tensor(float(sum(batch.annotated)), dtype=torch.float32)
 
-    def answer(self, batch: DetectBatch, features: Sequence[Tensor], net: nn.Module) -> dict[str, Any]:
-        """Predictions of a net as columns, in stored pixels."""
-        found: list[Found] = net.detect(features, batch.size, batch.sizes)  # type: ignore[operator]
+    def find(
+        self, batch: DetectBatch, image: Tensor, features: Sequence[Tensor] | None = None
+    ) -> list[Found]:
+        """Detections of each picture in the network's pixels, in all the views that the task names.
+
+        features: maps of the pictures as they are, where they are known already.
+        """
+        if self.views == Views():
+            features = self.judge.features(image) if features is None else features  # type: ignore[operator]
+            found: list[Found] = self.judge.detect(features, batch.size, batch.sizes)  # type: ignore[operator]
+            return found
+        return look(self.judge, image, batch.sizes, self.views, divisible=self.divisible, plus=self.plus)
+
+    def answer(self, batch: DetectBatch, found: Sequence[Found]) -> dict[str, Any]:
+        """Detections of each picture as columns, in stored pixels."""
         columns: dict[str, Any] = {"ids": batch.ids, "boxes": [], "scores": [], "labels": []}
         for each, origin in zip(found, batch.origins, strict=True):
             order = each.scores.argsort(descending=True, stable=True)

@@ -307,6 +307,7 @@ class RetinaNet:
         from visloom.nets.detection.anchors import Anchors
         from visloom.nets.detection.backbone import Pyramid
         from visloom.nets.detection.dense import RetinaNet as Net
+        from visloom.nets.detection.dense import Taken
         from visloom.nets.detection.matching import Matcher
 
         body = self.body.build(channels, self.strides, compat)
@@ -318,16 +319,13 @@ class RetinaNet:
             backbone,
             Anchors(sizes, self.ratios, backbone.strides, legacy=compat),
             classes,
+            Taken(self.score, self.before, self.nms, self.most),
             matcher=Matcher(self.high, self.low, self.rescue),
             weights=weights,
             beta=(0.11 if compat else 0.0) if self.beta is None else self.beta,
             alpha=self.alpha,
             gamma=self.gamma,
             plus=1.0 if compat else 0.0,
-            score=self.score,
-            before=self.before,
-            threshold=self.nms,
-            most=self.most,
         )
 
 
@@ -354,15 +352,9 @@ class FCOS:
         """Make the network. There is no such detector in maskrcnn-benchmark, so `compat` concerns the body alone."""
         from visloom.nets.detection.backbone import Pyramid
         from visloom.nets.detection.dense import FCOS as Net
+        from visloom.nets.detection.dense import Taken
 
         body = self.body.build(channels, self.strides, compat)
         backbone = Pyramid(body, self.width, "p6p7", from_pyramid=self.from_pyramid)
-        return Net(
-            backbone,
-            classes,
-            radius=self.radius,
-            score=self.score,
-            before=self.before,
-            threshold=self.nms,
-            most=self.most,
-        )
+        taken = Taken(self.score, self.before, self.nms, self.most)
+        return Net(backbone, classes, taken, radius=self.radius)

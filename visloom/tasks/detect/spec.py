@@ -16,9 +16,11 @@ from visloom.palette import Colour, palette
 from visloom.sample import Sample
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.detect.batch import DetectBatch, collate
+from visloom.tasks.detect.coco import CocoPrecision
 from visloom.tasks.detect.nets import DETECTRON, DetectorNet, FasterRCNN
-from visloom.tasks.detect.precision import AveragePrecision, matched
 from visloom.tasks.detect.results import coco_results, lines_of
+from visloom.tasks.detect.views import Views, parse
+from visloom.tasks.detect.voc import VocPrecision, matched
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +42,10 @@ class Detect:
     order: of the colours that the net sees; None follows `compat` (bgr).
     divisible: pictures are padded right and bottom to a multiple of this.
     shown: least score of a box that is drawn.
+    views: what evaluation and prediction look at besides the picture: its mirror image, other scales.
     category_ids: ids of the classes in COCO results; () numbers them from 1.
+    counted: by whose rules evaluations count, see `coco.py`, `voc.py` and `cityscapes.py`.
+    sigmas: spread of each keypoint in units of the thing's size; () takes COCO's 17, or 0.05 for other numbers.
     colours: one RGB colour per class; () chooses.
     """
 
@@ -52,7 +57,10 @@ class Detect:
     order: Literal["rgb", "bgr"] | None = None
     divisible: int = 32
     shown: float = 0.5
+    views: Views = Views()
     category_ids: tuple[int, ...] = ()
+    counted: tuple[Literal["coco", "voc"], ...] = ("coco", "voc")
+    sigmas: tuple[float, ...] = ()
     colours: tuple[Colour, ...] = ()
 
     def __post_init__(self) -> None:
@@ -62,6 +70,9 @@ class Detect:
             raise ValueError(f"shown is a score between 0 and 1, got {self.shown}")
         if self.classes and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes must be different names, got {self.classes}")
+        keypoints = self._branches()[1]
+        if self.sigmas and len(self.sigmas) != keypoints:
+            raise ValueError(f"{len(self.sigmas)} sigmas for {keypoints} keypoints of the net")
         for name in ("colours", "category_ids"):
             given = getattr(self, name)
             if self.classes and given and len(given) != len(self.classes):
@@ -111,19 +122,30 @@ class Detect:
 
     def collate(self, samples: Sequence[Sample], key: int | None) -> DetectBatch:
         """Join pictures of any sizes, padded. Raises DataError naming a sample that cannot be used."""
+        masks, keypoints = self._branches()
         return collate(
             samples,
             key,
             classes=len(self.classes),
             channels=self.channels,
             divisible=self.divisible,
-            masks=bool(getattr(self.net, "masks", False)),
-            keypoints=int(getattr(self.net, "keypoints", 0)),
+            masks=masks,
+            keypoints=keypoints,
         )
 
     def metrics(self) -> dict[str, Metric]:
-        """Fresh metrics: average precision of boxes."""
-        return {"precision": AveragePrecision(self.classes)}
+        """Fresh metrics by the rules in `counted`, of boxes, masks and keypoints as the net has them."""
+        masks, keypoints = self._branches()
+        found: dict[str, Metric] = {}
+        if "coco" in self.counted:
+            found["coco"] = CocoPrecision(self.classes, masks=masks, keypoints=keypoints, sigmas=self.sigmas)
+        if "voc" in self.counted:
+            found["voc"] = VocPrecision(self.classes)
+        return found
+
+    def _branches(self) -> tuple[bool, int]:
+        """Whether the net has masks, and how many keypoints."""
+        return bool(getattr(self.net, "masks", False)), int(getattr(self.net, "keypoints", 0))
 
     def goodness(self, predictions: Any, batch: DetectBatch) -> Tensor:
         """Share of boxes and shown detections that agree (F1 at overlap 0.5), 1 where both are none: (B,)."""
@@ -141,7 +163,7 @@ class Detect:
                 hits = matched(
                     boxes[at].astype(np.float64), known.boxes[mine].astype(float), known.crowd[mine]
                 )
-                right += int((hits[0] == 1).sum())
+                right += int((hits == 1).sum())
             total = there + int(shown.sum())
             found.append(2 * right / total if total else 1.0)
         return torch.tensor(found)
@@ -163,6 +185,10 @@ class Detect:
             return self
         bare = dataclasses.replace(body, pretrained=False)  # type: ignore[type-var]
         return dataclasses.replace(self, net=dataclasses.replace(self.net, body=bare))  # type: ignore[type-var]
+
+    def with_tta(self, words: str) -> Self:
+        """Return this task with the views of `--tta`: flip and scales, such as flip,0.75,1.25. Raises ConfigError."""
+        return dataclasses.replace(self, views=parse(words))
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,0 +1,348 @@
+"""What evaluations of detectors count: COCO's numbers are pycocotools' own, VOC's those of the development kit."""
+
+import contextlib
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from visloom.sample import Sample
+from visloom.tasks.detect import Detect, FasterRCNN, Features
+from visloom.tasks.detect.coco import CocoPrecision
+from visloom.tasks.detect.voc import VocPrecision
+
+CLASSES = ("a", "b", "c")
+SPEC = Detect(net=FasterRCNN(body=Features("test_resnet")), classes=CLASSES)
+SIZE = (220, 240)
+
+
+def sample(name="a", boxes=((4, 5, 20, 30),), labels=(1,), size=SIZE, **more):
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    return Sample(
+        name, np.zeros((*size, 3), np.uint8), boxes=boxes, labels=np.array(labels, np.int64), **more
+    )
+
+
+def scored(boxes, scores, labels, **more):
+    return {
+        "boxes": [torch.tensor(np.asarray(boxes, np.float32)).reshape(-1, 4)],
+        "scores": [torch.tensor(np.asarray(scores, np.float32))],
+        "labels": [torch.tensor(np.asarray(labels, np.int64))],
+        **more,
+    }
+
+
+def filled(metric, pairs, spec=SPEC):
+    for number, (truth, found) in enumerate(pairs):
+        metric.update(found, spec.collate([dataclasses.replace(truth, id=f"{number:03d}")], None))
+    return metric
+
+
+def coco(pairs):
+    return filled(CocoPrecision(CLASSES), pairs)
+
+
+def voc(pairs):
+    return filled(VocPrecision(CLASSES), pairs)
+
+
+# ---- written out
+
+
+HALF = (
+    sample(boxes=((0, 0, 10, 10), (20, 0, 30, 10)), labels=(0, 0)),
+    scored([[0, 0, 10, 10], [40, 20, 50, 30], [20, 0, 30, 10]], [0.9, 0.8, 0.7], [0, 0, 0]),
+)
+"""Found: one right, one wrong, the other right. Precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1."""
+
+
+def test_average_precision_written_out():
+    values = coco([HALF]).compute() | voc([HALF]).compute()
+    assert values["voc50"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert values["voc07"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    assert values["ap50"] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
+    assert values["ap"] == pytest.approx(values["ap50"])
+    assert values["ar1"] == pytest.approx(0.5) and values["ar100"] == pytest.approx(1.0)
+    assert values["ap_small"] == pytest.approx(values["ap"]) and np.isnan(values["ap_large"])
+
+
+def test_a_box_is_found_once_crowds_count_for_nothing_and_empty_pictures_count():
+    crowd = {"box_crowd": np.array([False, True])}
+    truth = sample(boxes=((0, 0, 10, 10), (20, 0, 60, 40)), labels=(0, 0), extra=crowd)
+    found = scored([[0, 0, 10, 10], [0, 0, 10, 10], [25, 5, 35, 15]], [0.9, 0.8, 0.95], [0, 0, 0])
+    assert coco([(truth, found)]).compute()["ap50"] == pytest.approx(1.0)
+    nothing = sample(boxes=((0, 0, 10, 10),), labels=(0,))
+    pairs = [(truth, found), (nothing, scored([], [], []))]
+    assert coco(pairs).compute()["ap50"] == pytest.approx(51 / 101)
+    assert voc(pairs).compute()["voc50"] == pytest.approx(0.5 * 1 / 2)  # half a box lies in no difficult one
+    assert coco(pairs).tables()["per_class"]["rows"][0][-1] == 2
+    only_wrong = [(sample(boxes=(), labels=()), found)]
+    assert np.isnan(coco(only_wrong).compute()["ap"]) and np.isnan(voc(only_wrong).compute()["voc50"])
+    for metric in (coco([]), voc([])):
+        assert all(np.isnan(value) for value in metric.compute().values())
+
+
+def test_vocs_detection_belongs_to_the_thing_it_overlaps_most_even_if_that_was_found():
+    """COCO gives the second one to the thing that is still free; VOC counts it as wrong."""
+    pair = (
+        sample(boxes=((0, 0, 10, 10), (0, 3, 10, 13)), labels=(0, 0)),
+        scored([[0, 0, 10, 10], [0, 1, 10, 11]], [0.9, 0.8], [0, 0]),
+    )
+    assert voc([pair]).compute()["voc50"] == pytest.approx(0.5)
+    assert coco([pair]).compute()["ap50"] == pytest.approx(1.0)
+
+
+def test_eleven_recalls_are_compared_exactly():
+    """Three of ten found is a recall of 0.3, which 3 / 10 and 0.1 + 0.2 do not agree on."""
+    boxes = [(20 * i, 0, 20 * i + 10, 10) for i in range(10)]
+    pair = (sample(boxes=boxes, labels=(0,) * 10), scored(boxes[:3], [0.9, 0.8, 0.7], [0] * 3))
+    assert voc([pair]).compute()["voc07"] == pytest.approx(4 / 11)
+
+
+# ---- against independent computations
+
+
+def scene(seed, pictures=6, truths=7, guesses=12):
+    """Random truth with crowds, and detections around it, some pictures without either."""
+    rng = np.random.default_rng(seed)
+    for picture in range(pictures):
+        n, m = (0 if picture == 4 else truths), (0 if picture == 5 else guesses)
+        corner = rng.integers(0, 120, (n, 2)).astype(float)
+        boxes = np.concatenate([corner, corner + rng.integers(5, 100, (n, 2))], 1).astype(np.float32)
+        labels, crowd = rng.integers(0, 3, n), rng.random(n) < 0.2
+        base = boxes[rng.integers(0, n, m)] if n else rng.uniform(0, 40, (m, 4)).astype(np.float32)
+        guess = (base + rng.normal(0, 4, (m, 4))).astype(np.float32)
+        guess[:, 2:] = np.maximum(guess[:, 2:], guess[:, :2] + 1)
+        kinds = rng.integers(0, 3, m)
+        scores = (rng.integers(0, 40, m) / 40).astype(np.float32)  # some are equal
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) * rng.uniform(0.5, 1, n)
+        yield rng, boxes, labels, crowd, areas, guess, kinds, scores
+
+
+def devkit(pairs, label, eleven):
+    """VOCevaldet, step by step, with numbers of pixels from 1."""
+    truths, lines = {}, []
+    for number, (truth, found) in enumerate(pairs):
+        mine = truth.labels == label
+        hard = truth.extra["box_crowd"][mine]
+        inclusive = [[b[0] + 1, b[1] + 1, b[2], b[3]] for b in truth.boxes[mine].tolist()]
+        truths[number] = [[b, bool(h), False] for b, h in zip(inclusive, hard, strict=True)]
+        columns = zip(*(found[c][0].tolist() for c in ("boxes", "scores", "labels")), strict=True)
+        lines += [(s, number, [b[0] + 1, b[1] + 1, b[2], b[3]]) for b, s, kind in columns if kind == label]
+    positives = sum(not hard for each in truths.values() for _, hard, _ in each)
+    right, wrong = [], []
+    for _, number, box in sorted(lines, key=lambda line: -line[0]):
+        best, which = -np.inf, None
+        for candidate in truths[number]:
+            t = candidate[0]
+            width = min(box[2], t[2]) - max(box[0], t[0]) + 1
+            height = min(box[3], t[3]) - max(box[1], t[1]) + 1
+            if width > 0 and height > 0:
+                union = (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
+                union += (t[2] - t[0] + 1) * (t[3] - t[1] + 1) - width * height
+                if width * height / union > best:
+                    best, which = width * height / union, candidate
+        hit = miss = 0
+        if best >= 0.5:
+            if not which[1]:
+                hit, miss = (1, 0) if not which[2] else (0, 1)
+                which[2] = True
+        else:
+            miss = 1
+        right.append(hit)
+        wrong.append(miss)
+    right, wrong = np.cumsum(right), np.cumsum(wrong)
+    with np.errstate(invalid="ignore"):
+        recall, precision = right / positives, np.nan_to_num(right / (right + wrong))
+    if eleven:
+        at = [precision[recall >= t / 10 - 1e-12] for t in range(11)]
+        return sum(part.max() if part.size else 0.0 for part in at) / 11
+    recall, precision = np.concatenate([[0], recall, [1]]), np.concatenate([[0], precision, [0]])
+    for i in range(len(precision) - 2, -1, -1):
+        precision[i] = max(precision[i], precision[i + 1])
+    steps = np.flatnonzero(recall[1:] != recall[:-1]) + 1
+    return float(((recall[steps] - recall[steps - 1]) * precision[steps]).sum())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_vocs_numbers_are_the_development_kits(seed):
+    pairs = [
+        (sample(boxes=boxes, labels=labels, extra={"box_crowd": hard}), scored(guess, scores, kinds))
+        for _, boxes, labels, hard, _, guess, kinds, scores in scene(seed, pictures=9)
+    ]
+    found = voc(pairs)
+    for name, eleven in (("voc50", False), ("voc07", True)):
+        wanted = np.mean([devkit(pairs, label, eleven) for label in range(3)])
+        assert found.compute()[name] == pytest.approx(wanted, abs=1e-12), name
+        assert 0.05 < wanted < 0.95  # a scene in which something can go wrong
+
+
+def theirs(pairs, kind, entries):
+    """pycocotools' numbers and tables; entries: (annotations of a truth, results) of each picture."""
+    api, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    truths = [e for each, _ in entries for e in each]
+    for number, entry in enumerate(truths, 1):
+        entry["id"] = number
+    data = api.COCO()
+    data.dataset = {
+        "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in range(len(pairs))],
+        "annotations": truths,
+        "categories": [{"id": i} for i in range(3)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        data.createIndex()
+        found = evaluation.COCOeval(data, data.loadRes([e for _, each in entries for e in each]), kind)
+        found.evaluate()
+        found.accumulate()
+        found.summarize()
+    return found
+
+
+def annotations(number, boxes, labels, crowd, areas):
+    columns = zip(boxes.astype(float), labels, crowd, areas, strict=True)
+    return [
+        {
+            "image_id": number,
+            "category_id": int(label),
+            "bbox": [*box[:2], *(box[2:] - box[:2])],
+            "area": float(area),
+            "iscrowd": int(is_crowd),
+        }
+        for box, label, is_crowd, area in columns
+    ]
+
+
+def results(number, scores, kinds, **columns):
+    return [
+        {
+            "image_id": number,
+            "category_id": int(kind),
+            "score": float(score),
+            **{k: v[i] for k, v in columns.items()},
+        }
+        for i, (score, kind) in enumerate(zip(scores, kinds, strict=True))
+    ]
+
+
+AP = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+TWELVE = (*AP, "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+TEN = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
+
+
+def agree(values, names, stats):
+    for name, wanted in zip(names, stats, strict=True):
+        assert values[name] == pytest.approx(wanted if wanted >= 0 else np.nan, abs=1e-12, nan_ok=True), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes_count_as_in_pycocotools(seed):
+    pairs, entries = [], []
+    for number, (_, boxes, labels, crowd, areas, guess, kinds, scores) in enumerate(scene(seed)):
+        extra = {"box_crowd": crowd, "box_area": areas}
+        pairs.append((sample(boxes=boxes, labels=labels, extra=extra), scored(guess, scores, kinds)))
+        sides = [[*b[:2], *(b[2:] - b[:2])] for b in guess.astype(float)]
+        entries.append(
+            (annotations(number, boxes, labels, crowd, areas), results(number, scores, kinds, bbox=sides))
+        )
+    found, ours = theirs(pairs, "bbox", entries), coco(pairs)
+    agree(ours.compute(), TWELVE, found.stats)
+    table = ours.tables()["per_class"]
+    assert table["columns"] == ["class", "ap", "ap50", "ap75", "boxes"]
+    for label, row in enumerate(table["rows"]):
+        precision = found.eval["precision"][:, :, label, 0, 2]
+        assert row[1:4] == pytest.approx(
+            [precision.mean(), precision[0].mean(), precision[5].mean()], abs=1e-12
+        )
+        curve = ours.tables()["curves"]["series"][row[0]]
+        assert curve == pytest.approx(precision[0].tolist(), abs=1e-4) and len(curve) == 101
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_masks_count_as_in_pycocotools(seed):
+    tools = pytest.importorskip("pycocotools.mask")
+    spec = dataclasses.replace(SPEC, net=dataclasses.replace(SPEC.net, masks=True))
+    pairs, entries = [], []
+    for number, (rng, boxes, labels, crowd, areas, guess, kinds, scores) in enumerate(scene(seed)):
+        polygons = np.empty(len(boxes), object)
+        for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+            corners = np.array([[x0, y0], [x1, y0 + 3.3], [x1, y1], [(x0 + x1) / 2, y1 - 2.7], [x0, y1]])
+            polygons[i] = [corners]
+        # half of the crowds have run lengths, which the reader turns into upright rectangles
+        upright = [is_crowd and rng.random() < 0.5 for is_crowd in crowd]
+        for i in np.flatnonzero(upright):
+            x0, y0, x1, y1 = boxes[i].tolist()
+            polygons[i] = [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])]
+        masks = np.zeros((len(guess), *SIZE), bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, guess.clip(0).astype(int), strict=True):
+            mask[y0:y1, x0:x1] = True
+            mask[y0 : y0 + 3, x0 : x0 + 3] = False
+        extra = {"box_crowd": crowd, "box_area": areas, "box_polygons": polygons}
+        truth = sample(boxes=boxes, labels=labels, extra=extra)
+        pairs.append((truth, scored(guess, scores, kinds, masks=[torch.from_numpy(masks)])))
+        notes = annotations(number, boxes, labels, crowd, areas)
+        for note, parts, as_runs, box in zip(notes, polygons, upright, boxes.astype(int), strict=True):
+            pixels = np.zeros(SIZE, np.uint8, order="F")
+            pixels[box[1] : box[3], box[0] : box[2]] = 1
+            note["segmentation"] = tools.encode(pixels) if as_runs else [parts[0].ravel().tolist()]
+        shapes = [tools.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+        entries.append((notes, results(number, scores, kinds, segmentation=shapes)))
+    ours = filled(CocoPrecision(CLASSES, masks=True), pairs, spec)
+    values = ours.compute()
+    agree(values, [f"mask_{name}" for name in TWELVE], theirs(pairs, "segm", entries).stats)
+    assert set(values) == {*TWELVE, *(f"mask_{name}" for name in TWELVE)} == set(ours.names)
+    assert "mask_ap50" in ours.tables()["per_class"]["columns"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_keypoints_count_as_in_pycocotools(seed):
+    spec = dataclasses.replace(SPEC, net=dataclasses.replace(SPEC.net, keypoints=17))
+    pairs, entries = [], []
+    for number, (rng, boxes, labels, crowd, areas, guess, kinds, scores) in enumerate(scene(seed)):
+        spots = boxes[:, None, :2] + rng.random((len(boxes), 17, 2)) * (
+            boxes[:, None, 2:] - boxes[:, None, :2]
+        )
+        seen = rng.integers(0, 3, (len(boxes), 17, 1))
+        seen[:1] = 0  # one without a visible point counts for nothing
+        points = (np.concatenate([spots, seen], 2) * (seen > 0)).astype(np.float32)
+        base = (
+            points[rng.integers(0, len(points), len(guess)), :, :2]
+            if len(points)
+            else rng.random((len(guess), 17, 2))
+        )
+        guesses = np.concatenate([base + rng.normal(0, 2, base.shape), np.ones((len(guess), 17, 1))], 2)
+        guesses = guesses.astype(np.float32)
+        truth = sample(
+            boxes=boxes, labels=labels, keypoints=points, extra={"box_crowd": crowd, "box_area": areas}
+        )
+        pairs.append((truth, scored(guess, scores, kinds, keypoints=[torch.from_numpy(guesses)])))
+        notes = annotations(number, boxes, labels, crowd, areas)
+        for note, each in zip(notes, points.astype(float), strict=True):
+            note |= {"keypoints": each.ravel().tolist(), "num_keypoints": int((each[:, 2] > 0).sum())}
+        flat = [each.ravel().tolist() for each in guesses.astype(float)]
+        entries.append((notes, results(number, scores, kinds, keypoints=flat)))
+    ours = filled(CocoPrecision(CLASSES, keypoints=17), pairs, spec)
+    agree(ours.compute(), [f"keypoint_{name}" for name in TEN], theirs(pairs, "keypoints", entries).stats)
+    other = filled(CocoPrecision(CLASSES, keypoints=17, sigmas=(0.001,) * 17), pairs, spec).compute()
+    assert other["keypoint_ap"] < ours.compute()["keypoint_ap"]
+
+
+# ---- merging
+
+
+@pytest.mark.parametrize("make", [CocoPrecision, VocPrecision])
+def test_any_division_among_processes_merges_to_the_same_bits(make):
+    pairs = [
+        (sample(boxes=boxes, labels=labels, extra={"box_crowd": crowd}), scored(guess, scores, kinds))
+        for _, boxes, labels, crowd, _, guess, kinds, scores in scene(7, pictures=11)
+    ]
+    whole = filled(make(CLASSES), pairs)
+    parts = [make(CLASSES) for _ in range(3)]
+    for number, (truth, found) in enumerate(pairs):
+        batch = SPEC.collate([dataclasses.replace(truth, id=f"{number:03d}")], None)
+        parts[number * number % 3].update(found, batch)
+    merged = make(CLASSES)
+    merged.merge([part.state() for part in reversed(parts)])
+    assert repr(merged.compute()) == repr(whole.compute())  # NaN is not equal to itself
+    assert merged.tables() == whole.tables()
