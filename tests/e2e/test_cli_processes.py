@@ -63,9 +63,9 @@ def _live(words, cwd, fault):
     sys.exit(main(words))
 
 
-def visit(*words, cwd):
+def visit(*words, cwd, seconds=120):
     """Run `visloom WORDS` to its end; returns its exit code and what it said."""
-    code = Started(*words, cwd=cwd).wait()
+    code = Started(*words, cwd=cwd).wait(seconds)
     return code, (cwd / "said.txt").read_text()
 
 
@@ -224,7 +224,7 @@ def test_a_run_with_a_network_of_ones_own_is_used_only_if_trusted_and_after_it_m
 @pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.nightly)])
 def test_prove_resume_compares_a_killed_run_with_one_left_alone(world, tmp_path, kills):
     words = ["length=steps:120", "save.every=steps:5", "--kills", kills, "--seed", "1", "--keep-runs", "kept"]
-    code, said = visit("prove-resume", world, *words, cwd=tmp_path)
+    code, said = visit("prove-resume", world, *words, cwd=tmp_path, seconds=120 * (1 + kills))
     assert code == 0, said
     assert "every bit is the same" in said and "model.safetensors" in said and f"{kills} kills" in said
     for name in ("alone", "killed"):
