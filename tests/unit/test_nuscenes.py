@@ -159,6 +159,47 @@ def test_tables_that_cannot_be_used(root, tmp_path):
         len(NuScenes(root=str(root)))
 
 
+def test_tables_that_do_not_fit_each_other(root):
+    def broken(name, change):
+        file = root / "v1.0-mini" / f"{name}.json"
+        rows = json.loads(file.read_text())
+        file.write_text(json.dumps(change(rows)))
+        with pytest.raises(DataError) as caught:
+            len(NuScenes(root=str(root), scenes="all"))
+        file.write_text(json.dumps(rows))
+        return str(caught.value)
+
+    for name in ("sensor", "category", "instance", "attribute", "ego_pose", "calibrated_sensor"):
+        said = broken(name, lambda rows: rows[1:])
+        assert f"{name}.json has no record" in said and "another table names" in said, said
+    assert "a record of scene scene-0061 has no field 'translation'" in broken(
+        "ego_pose", lambda rows: [{k: v for k, v in row.items() if k != "translation"} for row in rows]
+    )
+    assert "no field 'sensor_token'" in broken(
+        "calibrated_sensor",
+        lambda rows: [{k: v for k, v in row.items() if k != "sensor_token"} for row in rows],
+    )
+
+
+def test_another_writers_names_are_kept_and_lead_nowhere(root):
+    """Tokens may be longer than the 32 digits of nuScenes' own, and scenes may be called anything."""
+    folder = root / "v1.0-mini"
+    for file in folder.glob("*.json"):
+        rows = json.loads(file.read_text())
+        for row in rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else []:
+            for key, value in row.items():
+                if (key == "token" or key.endswith("_token") or key in ("prev", "next")) and value:
+                    row[key] = f"{value}-of-another-writer"
+                elif key.endswith("_tokens"):
+                    row[key] = [f"{each}-of-another-writer" for each in value]
+            if file.stem == "scene":
+                row["name"] = f"../../{row['name']}"
+        file.write_text(json.dumps(rows[::-1] if isinstance(rows, list) else rows))
+    source = NuScenes(root=str(root), scenes="all")
+    assert len(source) == 36 and source.token_of(0).endswith("-of-another-writer")
+    assert len(source.read(0).boxes) and not list(root.parent.glob("*.npz"))
+
+
 def test_submissions_are_checked(tmp_path):
     file = tmp_path / "results.json"
     box = {

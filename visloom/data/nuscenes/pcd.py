@@ -19,7 +19,7 @@ FIELDS = (
     "x", "y", "z", "dyn_prop", "id", "rcs", "vx", "vy", "vx_comp", "vy_comp", "is_quality_valid", "ambig_state",
     "x_rms", "y_rms", "invalid_state", "pdh0", "vx_rms", "vy_rms",
 )  # fmt: skip
-_NEEDED = ("x", "y", "z", "dyn_prop", "vx_comp", "vy_comp", "ambig_state", "invalid_state")
+_NEEDED = ("x", "y", "z", "dyn_prop", "rcs", "vx_comp", "vy_comp", "ambig_state", "invalid_state")
 _HEADER = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 

@@ -15,7 +15,7 @@ from visloom.data.images import read_image
 from visloom.data.layout import Layout
 from visloom.data.nuscenes.names import CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
 from visloom.data.nuscenes.pcd import read_pcd, usable
-from visloom.data.nuscenes.tables import SWEEPS, Index, convert, scene_names, version_of
+from visloom.data.nuscenes.tables import SWEEPS, Index, cached_file, convert, scene_names, version_of
 from visloom.data.scene3d import seen_boxes, uncovered
 from visloom.data.space import inverse, move, rotation_matrix, wrap
 from visloom.data.truth import Truth, WorldBoxes
@@ -38,9 +38,8 @@ class _Opened:
     def scene(self, number: int) -> dict[str, Array]:
         """The arrays of a scene."""
         if number not in self._scenes:
-            with np.load(
-                self.index.folder / f"{self.index.scenes[number]}.npz", allow_pickle=False
-            ) as stored:
+            file = cached_file(self.index.folder, self.index.scenes[number], ".npz")
+            with np.load(file, allow_pickle=False) as stored:
                 self._scenes[number] = dict(stored)
             if len(self._scenes) > _HELD:
                 self._scenes.popitem(last=False)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ TABLES = (
     "scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sample_annotation", "instance", "sensor",
     "category", "attribute",
 )  # fmt: skip
-FORM = 1
+FORM = 2
 """Of the cached files; another number converts anew."""
 
 SWEEPS = 12
@@ -137,15 +138,22 @@ def convert(
     stamp = _stamp(root, version)
     place = cache / f"{version}-{stamp}"
     place.mkdir(parents=True, exist_ok=True)
-    todo = [name for name in names if not (place / f"{name}.json").is_file()]
+    todo = [name for name in names if not cached_file(place, name, ".json").is_file()]
     if todo:
         say(f"nuScenes {version}: reading tables for {len(todo)} of {len(names)} scenes of {split}")
-        tables = _Tables(root, version)
+        try:
+            tables = _Tables(root, version)
+        except KeyError as error:
+            raise DataError(f"{root / version}: a record of the tables has no field {error}") from error
         for number, name in enumerate(todo):
-            _write_scene(place, name, tables.scene(name))
+            try:
+                scene = tables.scene(name)
+            except KeyError as error:
+                raise DataError(f"{root / version}: a record of scene {name} has no field {error}") from error
+            _write_scene(place, name, scene)
             if (number + 1) % 50 == 0:
                 say(f"nuScenes {version}: {number + 1} of {len(todo)} scenes")
-    heads = [json.loads((place / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    heads = [json.loads(cached_file(place, name, ".json").read_text(encoding="utf-8")) for name in names]
     notes = [note for head in heads for note in head["notes"]]
     if notes and missing == "error":
         raise DataError(
@@ -170,12 +178,33 @@ def _stamp(root: Path, version: str) -> str:
     return hashlib.sha256(json.dumps([str(root.resolve()), facts]).encode()).hexdigest()[:16]
 
 
+def cached_file(place: Path, name: str, ending: str) -> Path:
+    """The file of a scene in the cache. A name that is no plain word, which might lead elsewhere, is hashed."""
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name)
+    return place / f"{name if plain else hashlib.sha256(name.encode()).hexdigest()}{ending}"
+
+
 def _write_scene(place: Path, name: str, scene: _Scene) -> None:
     """Write a scene's arrays, then its head: a scene with a head is whole."""
-    part = place / f".{name}.tmp-{os.getpid()}.npz"
+    file = cached_file(place, name, ".npz")
+    part = place / f".{file.stem}.tmp-{os.getpid()}.npz"
     np.savez_compressed(part, allow_pickle=False, **scene.arrays)
-    os.replace(part, place / f"{name}.npz")
-    write_json(place / f"{name}.json", {"pictures": len(scene.arrays["camera"]), "notes": list(scene.notes)})
+    os.replace(part, file)
+    head = {"pictures": len(scene.arrays["camera"]), "notes": list(scene.notes)}
+    write_json(cached_file(place, name, ".json"), head)
+
+
+class _ByToken(dict[str, Any]):
+    """Records by token; asking for one that is not there is an error about its table."""
+
+    def __init__(self, file: Path, rows: Iterable[tuple[str, Any]]) -> None:
+        super().__init__(rows)
+        self.file = file
+
+    def __missing__(self, token: str) -> Any:
+        raise DataError(
+            f"{self.file} has no record {token!r}, which another table names: unpack them again together"
+        )
 
 
 @dataclass
@@ -189,27 +218,33 @@ class _Tables:
 
     def __init__(self, root: Path, version: str) -> None:
         self.root, folder = root, root / version
-        self.folder = folder
-        sensors = {row["token"]: row["channel"] for row in table(folder, "sensor")}
-        self.calibrated = {row["token"]: row for row in table(folder, "calibrated_sensor")}
-        self.channel = {t: sensors[row["sensor_token"]] for t, row in self.calibrated.items()}
+
+        def by_token(name: str, value: Callable[[dict[str, Any]], Any] = lambda row: row) -> _ByToken:
+            return _ByToken(
+                folder / f"{name}.json", ((row["token"], value(row)) for row in table(folder, name))
+            )
+
+        sensors = by_token("sensor", lambda row: row["channel"])
+        self.calibrated = by_token("calibrated_sensor")
+        channels = ((token, sensors[row["sensor_token"]]) for token, row in self.calibrated.items())
+        self.channel = _ByToken(self.calibrated.file, channels)
         for name, row in self.calibrated.items():
             _check_rotation(folder / "calibrated_sensor.json", name, row)
-        self.pose = {row["token"]: row for row in table(folder, "ego_pose")}
+        self.pose = by_token("ego_pose")
         self.scenes = {row["name"]: row for row in table(folder, "scene")}
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in table(folder, "sample"):
             self.samples[row["scene_token"]].append(row)
         self.data, self.keyframes = {}, defaultdict(dict)  # type: ignore[var-annotated]
         for row in table(folder, "sample_data"):
-            channel = self.channel.get(row["calibrated_sensor_token"], "")
+            channel = self.channel[row["calibrated_sensor_token"]]
             if channel in CAMERAS or channel in RADAR_CHANNELS or channel == "LIDAR_TOP":
                 self.data[row["token"]] = row
                 if row["is_key_frame"]:
                     self.keyframes[row["sample_token"]][channel] = row
-        categories = {row["token"]: row["name"] for row in table(folder, "category")}
-        self.category = {row["token"]: categories[row["category_token"]] for row in table(folder, "instance")}
-        self.attribute = {row["token"]: row["name"] for row in table(folder, "attribute")}
+        categories = by_token("category", lambda row: row["name"])
+        self.category = by_token("instance", lambda row: categories[row["category_token"]])
+        self.attribute = by_token("attribute", lambda row: row["name"])
         self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.annotation = {}
         for row in table(folder, "sample_annotation"):
@@ -234,7 +269,7 @@ class _Tables:
             self._boxes(number, moment["token"], boxes)
             origins.append(self._origin(frames))
         arrays = {
-            "token": np.array([row["token"] for row in moments], "U32"),
+            "token": np.array([row["token"] for row in moments], "U"),
             "origin": np.array(origins, np.float64).reshape(-1, 2),
             "moment": np.array(pictures["moment"], np.int64),
             "camera": np.array(pictures["camera"], np.int64),
@@ -314,11 +349,7 @@ class _Tables:
         """A sensor's frame -> the world at the time of a reading."""
         from visloom.data.space import transform
 
-        sensor, car = self.calibrated[row["calibrated_sensor_token"]], self.pose.get(row["ego_pose_token"])
-        if car is None:
-            raise DataError(
-                f"{self.folder}/ego_pose.json has no {row['ego_pose_token']}, which {row['filename']} names"
-            )
+        sensor, car = self.calibrated[row["calibrated_sensor_token"]], self.pose[row["ego_pose_token"]]
         return transform(car["rotation"], car["translation"]) @ transform(
             sensor["rotation"], sensor["translation"]
         )
