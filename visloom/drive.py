@@ -30,6 +30,7 @@ from visloom.nonfinite import Rollback
 from visloom.provenance import collect, drift
 from visloom.run import Run
 from visloom.rundir import RunDir, create, every, find
+from visloom.stream import Stream
 from visloom.validate import validate
 
 
@@ -301,6 +302,7 @@ def _header(launch: Launch, argv: Sequence[str] | None) -> None:
     rows = {
         "task": f"{type(run.task).__name__}, {len(run.task.classes)} classes",
         "data": "; ".join(sizes),
+        **_drawn(parts.train),
         **getattr(run.task, "header", dict)(),
         "model": f"{trained:,} parameters" + (f" + {frozen:,} frozen" if frozen else ""),
         "optimizer": f"{run.optim.name} lr {run.optim.lr:g}, {_curve(run.schedule)} schedule",
@@ -314,6 +316,12 @@ def _header(launch: Launch, argv: Sequence[str] | None) -> None:
         launch.teller.warn(note)
     if launch.init_report:
         launch.teller.say(str(launch.init_report))
+
+
+def _drawn(stream: Stream) -> dict[str, str]:
+    """What each source of a mixture can expect; nothing for other streams."""
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in stream.shares().items())
+    return {"drawn from": f"{shares} (the counts stand at log points)"} if shares else {}
 
 
 def _sizes(stream: Any) -> str:

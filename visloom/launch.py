@@ -289,6 +289,7 @@ class Launch:
                     seconds=now - began,
                     waited=waited,
                     memory=memory_bytes(self.device),
+                    drawn=self.parts.train.drawn(step.index),
                 )
             )
         if step.index % self.plans.epoch == 0:

@@ -13,6 +13,7 @@ from visloom.durable import size_text
 from visloom.words import Line, Piece, cell, number, rate
 
 _WAITING = 0.2  # share of time spent waiting for data from which on it is shown in yellow
+_SOURCES = 4  # most sources whose counts a line has room for
 _ROWS = 5  # most lines of values in the live block
 
 
@@ -24,6 +25,7 @@ class Point:
     lrs: learning rate by rule.  extra: further numbers that the run alone decides (gradient norm, ...).
     steps, seconds, waited: updates since the last log point, the seconds of training they took (without
     evaluations and saves) and how many of those were spent waiting for data.  memory: peak bytes, or None.
+    drawn: how often each source was drawn since the beginning, where steps or samples are drawn from several.
     """
 
     step: int
@@ -35,6 +37,7 @@ class Point:
     seconds: float
     waited: float = 0.0
     memory: int | None = None
+    drawn: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float]:
@@ -65,6 +68,8 @@ def cells(point: Point, batch: int) -> list[Line]:
         rates.setdefault(rate(lr), []).append(name)
     for shown, names in rates.items():
         found.append(cell("lr" if len(rates) == 1 else f"lr.{','.join(names)}", shown))
+    if 0 < len(point.drawn) <= _SOURCES:
+        found.append(cell("drawn", "+".join(f"{count:,}" for count in point.drawn.values())))
     found.append([(words.speed(point.images_per_second(batch)), ""), (" img/s", "dim")])
     wait = point.wait_share
     found.append([("wait ", "dim"), (f"{100 * wait:.0f}%", "warn" if wait >= _WAITING else "")])

@@ -258,7 +258,8 @@ class Teller:
         self._trained += point.steps
         self._training += point.seconds
         self._block.take(point)
-        self._record("train", "train", point.step, values=point.values, lr=dict(point.lrs))
+        drawn = {"drawn": dict(point.drawn)} if point.drawn else {}
+        self._record("train", "train", point.step, values=point.values, lr=dict(point.lrs), **drawn)
         pace = {"images_per_second": point.images_per_second(self.batch), "wait_share": point.wait_share}
         if point.memory is not None:
             pace["memory_bytes"] = point.memory

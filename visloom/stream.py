@@ -108,6 +108,17 @@ class Stream(Cached):
         """Return the tickets of step `step` (0-based), for all processes together."""
         raise TypeError(f"{type(self).__name__} must define tickets(step)")
 
+    def shares(self) -> dict[str, float]:
+        """Expected share of each source that steps (or samples) are drawn from, by name; {} where none is drawn."""
+        return {}
+
+    def drawn(self, step: int) -> dict[str, int]:
+        """How often each source was drawn in the first `step` steps, by the names of `shares()`.
+
+        A function of the step, as everything here: a resumed run counts on as if nothing had happened.
+        """
+        return {}
+
     def check_world(self, world: int, accumulate: int = 1) -> None:
         """Raise ConfigError if a part of the batch cannot be divided among processes and micro-batches."""
         last = self.steps_per_epoch - 1
@@ -365,6 +376,15 @@ class Mixture(Stream):
         weights = [p._length() for p in self.parts] if self.weights == "size" else list(self.weights)
         return np.cumsum(np.asarray(weights, np.float64)) / float(sum(weights))
 
+    def shares(self) -> dict[str, float]:
+        return dict(zip(_names(self.parts), np.diff(self._share(), prepend=0.0).tolist(), strict=True))
+
+    def drawn(self, step: int) -> dict[str, int]:
+        """In the first `step` steps: steps of each source, or its samples with scope="sample"."""
+        size = 1 if self.scope == "step" else self.batch
+        counts = _draws(fold(self.seed, "mixture"), tuple(self._share().tolist()), step, size)[1]
+        return dict(zip(_names(self.parts), counts.tolist(), strict=True))
+
     def tickets(self, step: int) -> Tickets:
         share = tuple(self._share().tolist())
         if self.scope == "step":
@@ -391,6 +411,21 @@ class Mixture(Stream):
             )
             object.__setattr__(self, "_parts", seeded)
         return self.__dict__["_parts"][number]  # type: ignore[no-any-return]
+
+
+def _names(parts: Sequence[Shuffled]) -> list[str]:
+    """Short names of parts: the first setting in which their sources differ, or their classes, numbered if need be."""
+    sources = [part.source for part in parts]
+    kinds = [type(source).__name__ for source in sources]
+    if len(set(kinds)) == 1 and dataclasses.is_dataclass(sources[0]):
+        fields = [field.name for field in dataclasses.fields(sources[0])]
+        own = [name for name in fields if name not in ("root", "limit", "split")]
+        for name in (*own, "root"):
+            values = [getattr(source, name, None) for source in sources]
+            words = [value.rstrip("/").rpartition("/")[2] for value in values if isinstance(value, str)]
+            if all(words) and len(set(words)) == len(parts):
+                return words
+    return kinds if len(set(kinds)) == len(parts) else [f"{kind} {n}" for n, kind in enumerate(kinds)]
 
 
 _BLOCK = 1 << 16
@@ -461,6 +496,19 @@ class Pair(Stream):
         offset = len(self.source.leaves())
         moved = Tickets(right.source + np.int32(offset), right.index, right.key, right.parts)
         return Tickets.join([left, moved])
+
+    def shares(self) -> dict[str, float]:
+        return self._both_of("shares")
+
+    def drawn(self, step: int) -> dict[str, int]:
+        return self._both_of("drawn", step)
+
+    def _both_of(self, method: str, *given: int) -> dict[str, Any]:
+        """What both halves say, under "source" and "target" where both say something."""
+        found: list[dict[str, Any]] = [getattr(half, method)(*given) for half in self._halves()]
+        if not all(found):
+            return found[0] or found[1]
+        return {f"{half} {n}": v for half, each in zip(("source", "target"), found) for n, v in each.items()}
 
     def _halves(self) -> tuple[Stream, Stream]:
         if "_both" not in self.__dict__:

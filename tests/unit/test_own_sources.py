@@ -59,8 +59,11 @@ def test_the_worked_example_trains_evaluates_and_predicts(root, tmp_path, capsys
     assert "streets: 5 pictures to train on, 1 to validate on: object, part, scene" in said
     run = change(load(file), {**SMALL, "host.out": str(tmp_path / "runs")})
     assert [head.name for head in run.task.heads] == ["object", "part", "scene", "material"]
+    capsys.readouterr()
     report = train(run)
+    assert "streets 50.0 %, rooms 50.0 %" in " ".join(capsys.readouterr().out.split())
     rows = [json.loads(line) for line in (report.directory / "log.jsonl").read_text().splitlines()]
+    assert sum(rows[0]["drawn"].values()) == 1 and set(rows[0]["drawn"]) == {"streets", "rooms"}
     values = {row["split"]: row["values"] for row in rows if row["kind"] == "eval"}
     assert 0 <= values["streets"]["part_miou"] <= 1 and values["streets"]["scene_accuracy"] in (0, 1)
     assert 0 < values["rooms"]["material_accuracy"] <= 1 and values["rooms"]["object_miou"] == "NaN"
