@@ -178,9 +178,30 @@ def test_the_reversed_gradient_has_the_weight_asked_for_and_the_heads_have_their
     )
 
 
+def test_with_weight_0_the_discriminators_learn_and_the_detector_never_hears_of_them():
+    """Bit for bit the detector's gradient without discriminators, on the same batch: what a control needs."""
+    batch = at(Plan(TRAIN, SPEC, seed=5).make(0, 0), 0.5)
+
+    def found(weight):
+        align = Align(image=weight, instance=weight, dropout=0.0)
+        task = make(dataclasses.replace(SPEC, align=align)).task
+        terms = task(batch).terms
+        detection = [value for name, value in terms.items() if not name.startswith(("domain", "consist"))]
+        parameters = list(task.net.parameters())
+        alone = torch.autograd.grad(sum(detection), parameters, retain_graph=True, allow_unused=True)
+        whole = torch.autograd.grad(sum(terms.values()), parameters, retain_graph=True, allow_unused=True)
+        heads = torch.autograd.grad(sum(terms.values()), list(task.domain.parameters()))
+        pairs = [(a, b) for a, b in zip(alone, whole, strict=True) if a is not None]
+        return all(torch.equal(a, b) for a, b in pairs), heads
+
+    same, heads = found(0.0)
+    assert same and all(h.abs().max() > 0 for h in heads)
+    assert not found(0.1)[0]
+
+
 def test_reversal_reverses():
     """A step against the gradient that the body gets from the image discriminator makes its loss larger."""
-    task = make(dataclasses.replace(SPEC, align=Align(image=1.0, instance=0.0))).task
+    task = make(dataclasses.replace(SPEC, align=Align(image=1.0, instance_loss=0.0))).task
     batch = at(Plan(TRAIN, SPEC, seed=5).make(0, 0), 0.5)
     for p in task.domain.parameters():
         torch.nn.init.normal_(p, std=0.1)
@@ -354,6 +375,8 @@ def test_streams_that_cannot_adapt_are_refused_in_words():
         Adapt(net=NET, classes=("a",), align=None)
     with pytest.raises(ValueError, match="reversed already"):
         Align(image=-0.1)
+    with pytest.raises(ValueError, match="needs an image or an instance discriminator"):
+        Align(image_loss=0.0, instance_loss=0.0)
 
 
 def test_target_takes_everything_but_the_pixels():

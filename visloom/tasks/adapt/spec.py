@@ -25,8 +25,9 @@ class Align:
     """Adversarial alignment: discriminators learn to tell the domains apart, features learn to prevent it.
 
     image, instance: weights of the gradient that is reversed into the features; the discriminators themselves learn
-        at the full rate, so these are the lambda of the paper. 0 leaves a discriminator out.
-    image_loss, instance_loss, consistency: factors of the losses; 0 leaves a loss out.
+        at the full rate, so these are the lambda of the paper. With 0 a discriminator learns and the features never
+        hear of it: the control of an experiment.
+    image_loss, instance_loss, consistency: factors of the losses; 0 leaves the loss out, and its discriminator.
     consistency_gradient: factor on `image` and `instance` where the consistency loss reaches the features (its
         gradient is not reversed).
     heads: one discriminator for all levels of a pyramid, or one per level.
@@ -61,12 +62,12 @@ class Align:
     @property
     def uses_image(self) -> bool:
         """Whether there is an image discriminator."""
-        return self.image > 0 and self.image_loss > 0
+        return self.image_loss > 0
 
     @property
     def uses_instance(self) -> bool:
         """Whether there is an instance discriminator."""
-        return self.instance > 0 and self.instance_loss > 0
+        return self.instance_loss > 0
 
     @property
     def uses_consistency(self) -> bool:
