@@ -18,41 +18,51 @@ from visloom.data.shortside import ShortSide
 from visloom.data.target import Strong, Target
 from visloom.data.town import Drive
 from visloom.data.transforms import RandomFlip
+from visloom.recipes.boxes import narrow
 from visloom.run import Ema, Eval, Host, How, Log, Optim, Rule, Run, Save
 from visloom.schedule import Multistep, OneCycle, Warmup
 from visloom.stream import Ordered, Pair, Shuffled
 from visloom.tasks.adapt import Adapt, Align, Teacher
 from visloom.tasks.classify.nets import Normalise
-from visloom.tasks.detect import Detect, FasterRCNN, Features, ResNetBody
+from visloom.tasks.detect import Detect, FasterRCNN, ResNetBody
 from visloom.units import Monitor, Steps
 
 NET = FasterRCNN(
-    body=Features("lcnet_100"),
+    body=narrow(channels=(24, 48, 96, 96), maps=(2, 3)),
     width=48,
     head=96,
-    strides=(8, 16, 32),
-    anchors=(12, 24, 48, 80),
+    strides=(8, 16),
+    anchors=(16, 32, 64),
     rpn_batch=64,
     roi_batch=48,
-    before=(200, 100),
+    before=(150, 100),
     after=(60, 40),
     all=(60, 40),
     most=30,
     pool=5,
     samples=1,
 )
-"""A detector that learns the town in a minute of one core."""
+"""A detector of 0.4 million weights that learns the town's larger things in half a minute of one core."""
 
 NORMALISE = Normalise((112.0, 107.0, 105.0), (52.0, 49.0, 50.0))
+GROUPS = (("vehicle", ("car", "van", "truck", "bus")), ("tree", ("tree",)))
 
 
 def _streets(weather: str, part: str, samples: int) -> Drive:
-    return Drive(part=part, samples=samples, height=96, width=160, visible=30, weather=weather)  # type: ignore[arg-type]
+    return Drive(
+        part=part,  # type: ignore[arg-type]
+        samples=samples,
+        height=128,
+        width=192,
+        visible=80,
+        weather=weather,
+        groups=GROUPS,
+    )
 
 
 def source() -> Run:
     """Clear streets alone, evaluated in clear weather and in fog: the number that adaptation is measured by."""
-    clear = _streets("clear", "train", 160)
+    clear = _streets("clear", "train", 120)
     return Run(
         name="foggy-source",
         task=Detect(net=NET, classes=clear.classes(), normalise=NORMALISE, shown=0.4),
@@ -62,11 +72,14 @@ def source() -> Run:
                 stream=Ordered(source=_streets("fog", "val", 40), batch=8),
                 every=None,
                 monitor=Monitor("max", "ap50"),
+                losses=False,
             ),
-            "clear": Eval(stream=Ordered(source=_streets("clear", "val", 40), batch=8), every=None),
+            "clear": Eval(
+                stream=Ordered(source=_streets("clear", "val", 40), batch=8), every=None, losses=False
+            ),
         },
-        length=Steps(300),
-        optim=Optim(name="AdamW", lr=4e-3, weight_decay=0.01),
+        length=Steps(160),
+        optim=Optim(name="AdamW", lr=3e-3, weight_decay=0.01),
         schedule=OneCycle(rise=0.25),
         how=How(precision="fp32"),
         host=Host(threads=1, workers=0),
@@ -80,7 +93,7 @@ def foggy() -> Run:
     run = source()
     assert isinstance(run.task, Detect) and isinstance(run.train, Shuffled)
     fog = Shuffled(
-        source=_streets("fog", "train", 160), batch=8, transform=(Target(), RandomFlip()), tail="wrap"
+        source=_streets("fog", "train", 120), batch=8, transform=(Target(), RandomFlip()), tail="wrap"
     )
     return change(
         run,
@@ -108,8 +121,8 @@ def teacher() -> Run:
         {
             "name": "foggy-teacher",
             "task.align": None,
-            "task.teacher": Teacher(threshold=0.6, burn_in=0.3),
-            "how.ema": Ema(decay=0.99, into="net -> teacher"),
+            "task.teacher": Teacher(threshold=0.6, burn_in=0.6),
+            "how.ema": Ema(decay=0.98, into="net -> teacher"),
             **both,
         },
     )
@@ -117,7 +130,7 @@ def teacher() -> Run:
 
 def oracle() -> Run:
     """The fog's own labels: the bound that adaptation is measured by from above."""
-    return change(source(), {"name": "foggy-oracle", "train.source": _streets("fog", "train", 160)})
+    return change(source(), {"name": "foggy-oracle", "train.source": _streets("fog", "train", 120)})
 
 
 def original() -> Run:
