@@ -19,6 +19,7 @@ from visloom.assemble import Plans, assemble
 from visloom.engine import resolve_precision
 from visloom.keys import count, fold
 from visloom.loader import Plan
+from visloom.memory import place
 from visloom.module import TaskModule
 from visloom.run import Run
 from visloom.schedule import Progress
@@ -33,7 +34,7 @@ def train(run: Run, steps: int) -> TaskModule:
     total, epoch = Plans.of(run, stream).total, stream.steps_per_epoch
 
     torch.manual_seed(fold(run.seed, "init") & SEED_BITS)
-    task = run.task.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = place(run.task.build(), run.how, parts.device)
     optimizer = torch.optim.SGD(
         task.parameters(), run.optim.lr, weight_decay=run.optim.weight_decay, fused=True, **run.optim.options
     )

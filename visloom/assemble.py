@@ -18,6 +18,7 @@ from visloom import dist
 from visloom.device import Found, find_device, prepare
 from visloom.errors import ConfigError, ContractError, DataError
 from visloom.keys import fold, permutation, seed_torch
+from visloom.memory import place
 from visloom.module import TaskModule
 from visloom.run import Run
 from visloom.stream import Stream, rooted, walk_sources
@@ -168,10 +169,7 @@ def build_task(run: Run, train: Stream, device: torch.device) -> TaskModule:
         source = train.leaves()[0].source
         order = permutation(fold(run.seed, "fit"), len(source))
         run.task.fit(task, [source.read(int(i)) for i in order[:wanted]])  # type: ignore[attr-defined]
-    task = task.to(device)
-    if run.how.channels_last:
-        task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return task
+    return place(task, run.how, device)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from visloom.errors import CheckpointError, ConfigError, Preempted
 from visloom.launch import Launch
 from visloom.loader import start_method
 from visloom.log import Teller
+from visloom.memory import resolve_channels_last
 from visloom.module import TaskModule
 from visloom.nonfinite import Rollback
 from visloom.provenance import collect, drift
@@ -306,7 +307,7 @@ def _header(launch: Launch, argv: Sequence[str] | None) -> None:
         **getattr(run.task, "header", dict)(),
         "model": f"{trained:,} parameters" + (f" + {frozen:,} frozen" if frozen else ""),
         "optimizer": f"{run.optim.name} lr {run.optim.lr:g}, {_curve(run.schedule)} schedule",
-        "device": f"{parts.found}; {_dtype(launch)}; {launch.loader.workers} data workers"
+        "device": f"{parts.found}; {_dtype(launch)}, {_order(launch)}; {launch.loader.workers} data workers"
         + (f"; {launch.world.size} processes" if launch.world.size > 1 else ""),
         "seed": run.seed,
         "run": launch.directory.path,
@@ -330,6 +331,10 @@ def _sizes(stream: Any) -> str:
 
 def _dtype(launch: Launch) -> str:
     return str(resolve_precision(launch.run.how.precision, launch.device)).removeprefix("torch.")
+
+
+def _order(launch: Launch) -> str:
+    return "NHWC" if resolve_channels_last(launch.run.how, launch.device) else "NCHW"
 
 
 def _restore(launch: Launch, source: RunDir, step: int | None, *, resumed: bool) -> None:
@@ -378,6 +383,7 @@ def _record(
         resolved={
             "device": str(launch.device),
             "precision": _dtype(launch),
+            "channels_last": resolve_channels_last(launch.run.how, launch.device),
             "start": start_method(launch.run.host),
             "workers": launch.loader.workers,
             "world_size": launch.world.size,

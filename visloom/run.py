@@ -183,7 +183,8 @@ class How:
 
     precision: "auto" is bf16 on CUDA and on CPUs with native bf16, else fp32; "fp16" uses a gradient scaler.
     accumulate: micro-batches per step; the stream's batch is divided among them.
-    compile: wrap the task in torch.compile.  channels_last: NHWC memory for convolutions.
+    compile: wrap the task in torch.compile.
+    channels_last: NHWC memory for convolutions; "auto" but for fp32 on a CPU without AVX512, where it is slower.
     strategy: "ddp" or "fsdp" when several processes run; "auto" is ddp.
     deterministic: use deterministic kernels where they exist.
     tf32, cudnn_benchmark: CUDA only.
@@ -197,7 +198,7 @@ class How:
     clip: Clip | None = None
     ema: Ema | None = None
     compile: bool = False
-    channels_last: bool = True
+    channels_last: bool | Literal["auto"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     deterministic: bool = True
     tf32: bool = False

@@ -26,6 +26,7 @@ from visloom.device import find_device, prepare
 from visloom.engine import load_weights, precision
 from visloom.errors import CheckpointError, ConfigError
 from visloom.evaluation import Evaluation, run_evaluation, share_of
+from visloom.memory import place
 from visloom.module import TaskModule
 from visloom.place import did_you_mean, nearest, one_of
 from visloom.run import Run
@@ -117,9 +118,7 @@ def open_saved(
         task.net, found = opened.net, torch.device("cpu")
     else:
         load_weights(task, opened.tensors, opened.extra)
-    task = task.to(found).eval()
-    if run.how.channels_last:
-        task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = place(task.eval(), run.how, found)
     return Saved(run, spec, task, found, opened.place, opened.step, opened.which, opened.averaged)
 
 

@@ -446,7 +446,7 @@ def test_the_header_says_what_runs_where_on_what(tmp_path, capsys):
         "model 129 parameters + 312 frozen",
         "optimizer SGD lr 0.1, constant schedule",
         "device cpu (1 threads",
-        "float32; 0 data workers",
+        "float32, N",
         "seed 7",
         f"run {report.directory}",
         "length 4 epochs = 24 steps of 8 samples (1 epoch = 6 steps)",

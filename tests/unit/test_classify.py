@@ -352,15 +352,20 @@ def test_forward_gives_named_losses_in_both_modes() -> None:
         assert losses.logs["accuracy"].item() == pytest.approx(right)
 
 
-def test_images_are_normalised_on_the_device_in_channels_last_memory() -> None:
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_images_are_normalised_on_the_device_in_the_memory_format_of_the_weights(
+    order: torch.memory_format,
+) -> None:
     module = tiny().build()
+    names = set(module.state_dict())
+    module.net = nn.Conv2d(3, 4, 3).to(memory_format=order)
     batch = tiny().collate(pictures(), None)
     images = module.images(batch)
     assert images.dtype == torch.float32
-    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert images.is_contiguous(memory_format=order)
     expected = (batch.image.double().permute(0, 3, 1, 2) - 100) / 50
     assert torch.allclose(images.double(), expected, atol=1e-5)
-    assert set(module.state_dict()) == {"net.head.weight", "net.head.bias"}
+    assert names == {"net.head.weight", "net.head.bias"}
 
 
 def test_predictions_and_assessment_agree() -> None:

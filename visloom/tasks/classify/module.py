@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visloom.dist import normaliser
 from visloom.errors import ConfigError, ContractError
+from visloom.memory import like_weights
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.classify.batch import ClassifyBatch, mix_images, mix_labels
@@ -79,14 +80,14 @@ class ClassifyModule(TaskModule):
         return self._losses(logits, batch.label), self._answer(batch, self._views(image, logits))
 
     def images(self, batch: ClassifyBatch, *, mixed: bool = False) -> Tensor:
-        """Normalised images of a batch, (B, C, H, W) float32 in channels-last memory, mixed if wanted."""
+        """Normalised images of a batch, (B, C, H, W) float32 in the network's memory format, mixed if wanted."""
         image = batch.image  # (B, H, W, C)
         if self.turned:
             image = image.flip(3)
         if mixed and batch.mix is not None:
             image = mix_images(image, batch.mix)
         # A view, so NHWC memory stays as it is and becomes torch's channels-last.
-        return torch.addcmul(self.shift, image.permute(0, 3, 1, 2), self.scale)
+        return like_weights(torch.addcmul(self.shift, image.permute(0, 3, 1, 2), self.scale), self.net)
 
     def _grown(self, image: Tensor, batch: ClassifyBatch) -> Tensor:
         """The images at the side that `grow` gives this point of the run: (B, C, h, w)."""
@@ -96,7 +97,7 @@ class ClassifyModule(TaskModule):
         if side is None:
             return image
         small = nn.functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
-        return small.contiguous(memory_format=torch.channels_last)
+        return like_weights(small, self.net)
 
     def _losses(self, logits: Tensor, target: Tensor) -> Losses:
         weights = None if self.class_weights is None else self.class_weights / self._lightest

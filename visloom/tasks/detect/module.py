@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visloom.dist import normaliser
+from visloom.memory import like_weights
 from visloom.module import TaskModule
 from visloom.nets.detection.rcnn import Seen
 from visloom.nets.detection.roi import Found
@@ -84,7 +85,7 @@ class DetectModule(TaskModule):
         seen = image.permute(0, 3, 1, 2)
         if self.bgr:
             seen = seen.flip(1)
-        seen = torch.addcmul(self.shift, seen, self.scale)
+        seen = like_weights(torch.addcmul(self.shift, seen, self.scale), self.net)
         for row, (height, width) in enumerate(sizes):
             if height < seen.shape[2]:
                 seen[row, :, height:] = 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from visloom.dist import normaliser
+from visloom.memory import like_weights
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.fusion3d.batch import FusionBatch
@@ -106,7 +107,7 @@ class FusionModule(TaskModule):
     def features(self, batch: FusionBatch) -> Tensor:
         """Features of the pictures: (B, channels, H / 4, W / 4)."""
         image = torch.addcmul(self.shift, batch.image.permute(0, 3, 1, 2), self.scale)
-        return cast(Tensor, self.trunk(image))
+        return cast(Tensor, self.trunk(like_weights(image, self.trunk)))
 
     def first(self, features: Tensor) -> Heads:
         """Raw maps of the primary heads."""

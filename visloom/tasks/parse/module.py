@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from visloom.errors import ContractError
+from visloom.memory import like_weights
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.parse.batch import ParseBatch
@@ -84,9 +85,9 @@ class ParseModule(TaskModule):
     # ---- what there is to see
 
     def images(self, image: Tensor) -> Tensor:
-        """Normalise: (B, H, W, C) integers -> (B, C, H, W) float32 in channels-last memory."""
+        """Normalise: (B, H, W, C) integers -> (B, C, H, W) float32 in the network's memory format."""
         turned = image.flip(-1) if self.turned else image
-        return torch.addcmul(self.shift, turned.permute(0, 3, 1, 2), self.scale)
+        return like_weights(torch.addcmul(self.shift, turned.permute(0, 3, 1, 2), self.scale), self.net)
 
     def _working(self, image: Tensor, heads: Sequence[str], factor: float = 1.0) -> Tensor:
         """Pictures at the size that the task looks at."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visloom.errors import ConfigError, ContractError
+from visloom.memory import like_weights
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.segment import views
@@ -89,9 +90,9 @@ class SegmentModule(TaskModule):
     # ---- what there is to see
 
     def images(self, image: Tensor) -> Tensor:
-        """Normalise: (B, H, W, C) integers -> (B, C, H, W) float32 in channels-last memory."""
+        """Normalise: (B, H, W, C) integers -> (B, C, H, W) float32 in the memory format of the network."""
         # a view, so NHWC memory stays as it is and becomes torch's channels-last
-        return torch.addcmul(self.shift, image.permute(0, 3, 1, 2), self.scale)
+        return like_weights(torch.addcmul(self.shift, image.permute(0, 3, 1, 2), self.scale), self.net)
 
     def _cut(self, batch: SegmentBatch, rows: Sequence[int], size: tuple[int, int]) -> Tensor:
         """Normalised pictures of some rows, which have one size, without their padding: (b, C, h, w)."""
@@ -107,7 +108,7 @@ class SegmentModule(TaskModule):
         share = long / max(height, width)
         size = max(1, round(height * share)), max(1, round(width * share))
         small = functional.interpolate(image, size, mode="bilinear", antialias=share < 1)
-        return small.contiguous(memory_format=torch.channels_last)
+        return like_weights(small, self.net)
 
     # ---- losses and answers
 

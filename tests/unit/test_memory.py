@@ -1,0 +1,71 @@
+"""Memory formats: what "auto" means on which device, and pictures that follow the weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from visloom import memory
+from visloom.config import change, dump
+from visloom.memory import like_weights, memory_format, resolve_channels_last
+from visloom.run import How
+from visloom.tasks.classify.nets import Normalise
+from visloom.tasks.segment import Segment, SegmentBatch
+from visloom.tasks.segment.nets import Unet
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "capability", "wanted"),
+    [
+        (How(precision="fp32"), CPU, "AVX2", False),
+        (How(precision="fp32"), CPU, "DEFAULT", False),
+        (How(precision="fp32"), CPU, "AVX512", True),
+        (How(precision="bf16"), CPU, "AVX2", True),
+        (How(precision="fp32"), GPU, "AVX2", True),
+        (How(precision="fp32", channels_last=True), CPU, "AVX2", True),
+        (How(precision="bf16", channels_last=False), GPU, "AVX512", False),
+    ],
+)
+def test_auto_asks_the_processor_and_an_answer_in_the_recipe_stands(
+    how: How, device: torch.device, capability: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert resolve_channels_last(how, device) is wanted
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_pictures_follow_the_weights(order: torch.memory_format):
+    image = torch.randn(2, 5, 7, 3).permute(0, 3, 1, 2)  # (2, 3, 5, 7), as stored pictures are
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3)).to(memory_format=order)  # type: ignore[call-overload]
+    assert memory_format(net) is order
+    found = like_weights(image, net)
+    assert found.is_contiguous(memory_format=order)
+    assert torch.equal(found, image)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_whole_segmentation_network_computes_in_the_format_of_its_weights(last: bool):
+    spec = Segment(net=Unet(width=4, depth=1), classes=("a", "b"), normalise=Normalise((0,) * 3, (1,) * 3))
+    task = memory.place(spec.build(), How(channels_last=last), CPU)
+    seen: list[bool] = []
+    for module in task.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda _, given, found: seen.append(found.is_contiguous(memory_format=torch.channels_last))
+            )
+    image = torch.randint(0, 256, (1, 8, 10, 3), dtype=torch.uint8)
+    task(
+        SegmentBatch(ids=("a",), image=image, mask=torch.zeros(1, 8, 10, dtype=torch.int16), sizes=((8, 10),))
+    )
+    assert seen and all(found is last for found in seen)
+
+
+def test_the_setting_takes_three_words():
+    from visloom.recipes.digits import digits
+
+    assert dump(digits())["how"]["channels_last"] == "auto"
+    for value in (True, False, "auto"):
+        assert change(digits(), {"how.channels_last": value}).how.channels_last == value

@@ -1,0 +1,56 @@
+"""The order of pixels in memory: NCHW ("contiguous") or NHWC ("channels last"), whichever convolves faster here.
+
+    GPU, or half precision            channels last: what tensor cores, AMX and AVX512-BF16 multiply
+    a CPU in fp32, with AVX512        channels last
+    a CPU in fp32, with AVX2 or less  contiguous: oneDNN's NHWC kernels are slower there (UNet's step 1.5 times)
+
+Stored pictures are NHWC, and a convolution takes the order of its input: `like_weights` brings them into that of the
+network, so only the weights have to be told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from visloom.engine import resolve_precision
+
+if TYPE_CHECKING:
+    from visloom.module import TaskModule
+    from visloom.run import How
+
+_NARROW = ("DEFAULT", "AVX2")  # of torch's names for what a processor has
+
+
+def resolve_channels_last(how: How, device: torch.device) -> bool:
+    """Say whether the weights of convolutions go into channels-last memory on a device."""
+    if how.channels_last != "auto":
+        return how.channels_last
+    if device.type != "cpu" or resolve_precision(how.precision, device) is not torch.float32:
+        return True
+    return torch.backends.cpu.get_cpu_capability() not in _NARROW
+
+
+def place(task: TaskModule, how: How, device: torch.device) -> TaskModule:
+    """Bring a task to its device, in the memory format that `how` means there."""
+    task = task.to(device)
+    if resolve_channels_last(how, device):
+        task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return task
+
+
+def like_weights(image: Tensor, net: nn.Module) -> Tensor:
+    """Bring (B, C, H, W) pictures into the memory format of a network's weights. Free where they are in it."""
+    return image.contiguous(memory_format=memory_format(net))
+
+
+def memory_format(net: nn.Module) -> torch.memory_format:
+    """The memory format of a network's weights, as its first convolution of several channels and pixels shows it."""
+    for weight in net.parameters():
+        # with one channel, or one pixel, both formats are the same
+        if weight.ndim == 4 and weight.shape[1] > 1 and weight.shape[2:] != (1, 1):
+            last = weight.is_contiguous(memory_format=torch.channels_last)
+            return torch.channels_last if last else torch.contiguous_format
+    return torch.contiguous_format
