@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from visloom.contract import check_batch
+from visloom.device import keep_freed
 from visloom.errors import ContractError, DataError, VisloomError
 from visloom.keys import fold
 from visloom.run import Host
@@ -300,6 +301,7 @@ def _begin(parent: int | None, worker: int) -> None:
     """
     _end_with(parent)
     torch.set_num_threads(1)
+    keep_freed()
     calm_threads()
     for name in Signals.names:
         if hasattr(signal, name):

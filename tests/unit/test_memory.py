@@ -1,6 +1,9 @@
-"""Memory formats: what "auto" means on which device, and pictures that follow the weights."""
+"""Memory: which format "auto" means on which device, pictures that follow the weights, pages that are kept."""
 
 from __future__ import annotations
+
+import resource
+import sys
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch import nn
 
 from visloom import memory
 from visloom.config import change, dump
+from visloom.device import keep_freed
 from visloom.memory import like_weights, memory_format, resolve_channels_last
 from visloom.run import How
 from visloom.tasks.classify.nets import Normalise
@@ -69,3 +73,17 @@ def test_the_setting_takes_three_words():
     assert dump(digits())["how"]["channels_last"] == "auto"
     for value in (True, False, "auto"):
         assert change(digits(), {"how.channels_last": value}).how.channels_last == value
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_a_step_that_asks_for_the_same_memory_again_gets_it_without_the_kernel():
+    if not keep_freed():
+        pytest.skip("another C library")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(40 << 20, dtype=torch.uint8).fill_(1)  # above all that glibc keeps by itself
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 1000  # 10,240 pages of 4 kB
