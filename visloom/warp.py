@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,10 @@ def warp_image(image: Array, matrix: Array, size: tuple[int, int], border: Borde
     colour = fill_colour(image, fill)  # (C,)
     if is_copy(matrix):
         return _copy(image, matrix, size, border, colour)
+    window = _window(matrix, image.shape[:2], size) if border == "constant" else None
+    if window is not None:  # interpolate where the picture lies alone, not in the padding around it
+        part = warp_image(image, *window.inside(matrix), border, tuple(colour.tolist()))
+        return window.framed(part, size, colour)
     source = image if image.dtype.name in _BY_CV2 else image.astype(np.float32)
     seen = matrix
     if border == "constant" and _shrinks(
@@ -103,6 +107,11 @@ def warp_mask(
     outside = np.array([IGNORE], np.int32)
     if is_copy(matrix):
         return _copy(whole[..., None], matrix, size, border, outside)[..., 0]
+    window = _window(matrix, mask.shape, size) if border == "constant" else None
+    if window is not None:
+        return window.framed(warp_mask(mask, *window.inside(matrix), border)[..., None], size, outside)[
+            ..., 0
+        ]
     return _warp(whole, matrix, size, border, linear=False, outside=IGNORE)[..., 0]
 
 
@@ -145,8 +154,7 @@ def _copy(image: Array, matrix: Array, size: tuple[int, int], border: Border, co
         return image[reflected(rows, height)[:, None], reflected(columns, width)[None, :]]
     if inside:
         return np.ascontiguousarray(image[_slice(rows), _slice(columns)])
-    result = np.empty((*size, image.shape[2]), image.dtype)
-    result[:] = colour
+    result = _plain(size, colour)
     down = (rows >= 0) & (rows < height)
     across = (columns >= 0) & (columns < width)
     if down.any() and across.any():
@@ -272,9 +280,47 @@ def _fill_outside(warped: Array, old: tuple[int, ...], matrix: Array, colour: Ar
         inside = _inside(old, np.linalg.inv(matrix), (height, width))
     else:
         inside = _warp(np.ones(old, np.uint8), matrix, (height, width), "constant", linear=False, outside=0)
-    filled = np.empty_like(warped)
-    filled[:] = colour
-    return np.asarray(cv2.copyTo(warped, inside, filled)).reshape(warped.shape)
+    return np.asarray(cv2.copyTo(warped, inside, _plain((height, width), colour))).reshape(warped.shape)
+
+
+class _Window(NamedTuple):
+    """The part of a new picture in which the old one may be seen: the rest is padding."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def inside(self, matrix: Array) -> tuple[Array, tuple[int, int]]:
+        """The matrix and the size that make this part alone."""
+        return shift(-self.left, -self.top) @ matrix, (self.height, self.width)
+
+    def framed(self, part: Array, size: tuple[int, int], colour: Array) -> Array:
+        """Put this part into a new picture of a size: (h, w, C)."""
+        whole = _plain(size, colour)
+        whole[self.top : self.top + self.height, self.left : self.left + self.width] = part
+        return whole
+
+
+def _window(matrix: Array, old: tuple[int, ...], size: tuple[int, int]) -> _Window | None:
+    """Where an affine matrix shows the old picture; None where that is everywhere or nowhere."""
+    if not _is_affine(matrix):
+        return None
+    corners = np.array([[0, 0], [old[1], 0], [0, old[0]], [old[1], old[0]]], np.float64)
+    new = map_points(matrix, corners)
+    left, top = np.maximum(np.floor(new.min(0)), 0).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(new.max(0)), [size[1], size[0]]).astype(int).tolist()
+    if right <= left or bottom <= top or (bottom - top, right - left) == size:
+        return None
+    return _Window(top, left, bottom - top, right - left)
+
+
+def _plain(size: tuple[int, int], colour: Array) -> Array:
+    """A picture of one colour: (h, w, C). Rows are copied, for numpy is slow at spreading three numbers."""
+    whole = np.empty((*size, len(colour)), colour.dtype)
+    whole[0] = colour
+    whole[1:] = whole[0]
+    return whole
 
 
 def _inside(old: tuple[int, ...], back: Array, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -292,8 +338,9 @@ def _inside(old: tuple[int, ...], back: Array, size: tuple[int, int]) -> NDArray
             continue
         ends = np.sort(np.stack([-start / step, (limit - start) / step]), axis=0)  # (2, h)
         first, last = np.maximum(first, ends[0]), np.minimum(last, ends[1])
-    columns = (np.arange(size[1]) + 0.5).astype(np.float32)
-    shown = (columns >= first.astype(np.float32)[:, None]) & (columns < last.astype(np.float32)[:, None])
+    columns = np.arange(size[1], dtype=np.int32)
+    begin, end = (np.ceil(np.clip(at - 0.5, 0, size[1])).astype(np.int32) for at in (first, last))
+    shown = (columns >= begin[:, None]) & (columns < end[:, None])
     return shown.view(np.uint8)
 
 
