@@ -28,6 +28,8 @@ _RECIPE_OF = {
     "VocLabels": "voc_labels",
     "Clothes": "clothes",
     "NuScenes": "nuscenes",
+    "Converted": "nuscenes",
+    "Scenes": "scenes",
     **dict.fromkeys(("Masks", "Voc", "Cityscapes", "Ade20k", "CocoStuff", "CocoStuff10k"), "masks"),
     **dict.fromkeys(("Coco", "VocXml", "Yolo", "BoxTable"), "boxes"),
 }  # class of a source -> recipe that knows it; `folder` takes every other one
@@ -80,9 +82,9 @@ def _unknown(data: Path) -> str:
         "  understood are: class folders (cats/1.jpg, or train/cats/1.jpg and val/cats/9.jpg); a list file or "
         "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version; MNIST's idx files; "
         "pictures with masks (images/1.jpg and masks/1.png,\n  also in train/ and val/); boxes in COCO's JSON, VOC's "
-        "XML, YOLO's text files (with data.yaml or classes.txt) or a CSV table;\n  PASCAL VOC, Cityscapes, "
-        "ADE20K, COCO-Stuff, Clothing Co-Parsing, Broden+ as they are published; several sources that a sources.yaml "
-        "names (docs/own_sources.md)"
+        "XML, YOLO's text files (with data.yaml or classes.txt) or a CSV table;\n  cameras and radar with scenes.json "
+        "(docs/scenes.md); a data root of nuScenes; PASCAL VOC, Cityscapes,\n  ADE20K, COCO-Stuff, Clothing "
+        "Co-Parsing, Broden+ as they are published; several sources that a sources.yaml names\n  (docs/own_sources.md)"
     )
 
 
@@ -106,6 +108,8 @@ def recipe_lines(file: Path, data: Path, layout: Layout) -> Iterator[str]:
     classes = _names(train, data, layout)
     if classes:
         yield f"task.classes: {_word(list(classes))}"
+    for path, value in layout.settings.items():
+        yield f"{path}: {_word(value)}"
     batch = _batch(run, count)
     if batch is not None:
         yield f"train.batch: {batch}  # smaller than usual: there are few samples"

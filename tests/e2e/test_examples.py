@@ -43,6 +43,21 @@ def test_an_example_trains_from_the_command_line(copies: Path, name: str):
         assert norms == [8]  # two epochs of four steps: the last step only
 
 
+def test_sensors_of_ones_own_are_trained_evaluated_and_predicted(copies: Path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "own_sensors.py", "mine"],
+        cwd=copies, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "after two steps" in done.stdout and "4 moments: mine/boxes/predictions.csv" in done.stdout
+    results = json.loads((copies / "mine" / "boxes" / "results.json").read_text())["results"]
+    assert sorted(results) == [f"drive{d}-{m:03d}" for d in range(2) for m in range(2)]
+    assert len(list((copies / "mine" / "boxes" / "pictures").glob("*.png"))) == 4
+    new = visloom(copies, "new", "mine.yaml", "--data", "mine")
+    assert new.returncode == 0 and "4 moments, 2 cameras (left, right), 1 radars" in new.stdout, new.stderr
+
+
 def test_a_run_with_code_of_ones_own_resumes(copies: Path):
     done = visloom(copies, "resume", "runs/own-loop-001", "length=epochs:4", "--trust")
     assert done.returncode == 0, done.stdout + done.stderr

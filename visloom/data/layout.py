@@ -23,7 +23,7 @@ class Layout:
     classes: class names.
     said: what was seen, one fact per line.
     recipe, settings: where one source is not all that a recipe needs (several sources, heads): the recipe to extend,
-        and what to set in it, by path.
+        and what to set in it, by path. Without `recipe`, `settings` are what a recipe for `parts` must also say.
     """
 
     kind: str
@@ -52,13 +52,16 @@ def recognise(folder: str | Path) -> Layout | None:
     from visloom.data.folder import recognise as pictures
     from visloom.data.mask_layout import recognise as masks
     from visloom.data.mnist import recognise as mnist
+    from visloom.data.nuscenes.converted import recognise as converted
     from visloom.data.nuscenes.source import recognise as nuscenes
+    from visloom.data.scenes import recognise as scenes
     from visloom.data.voc import recognise as voc
     from visloom.data.voc_labels import recognise as voc_labels
     from visloom.data.voc_xml import recognise as voc_xml
     from visloom.data.yolo import recognise as yolo
 
-    published = (annotated, broden, nuscenes, cifar, mnist, clothes, voc, cityscapes, ade20k, cocostuff)
+    space = (nuscenes, converted, scenes)
+    published = (annotated, broden, *space, cifar, mnist, clothes, voc, cityscapes, ade20k, cocostuff)
     boxes = (coco, voc_xml, yolo, box_table)
     readers = (*published, *boxes, voc_labels, arrays, masks, pictures)
     for reader in readers:
@@ -66,6 +69,15 @@ def recognise(folder: str | Path) -> Layout | None:
         if found is not None:
             return found
     return None
+
+
+def head(file: Path, size: int) -> bytes:
+    """The first bytes of a file, b"" where it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(size)
+    except OSError:
+        return b""
 
 
 def some(names: list[str] | tuple[str, ...], count: int = 10) -> str:

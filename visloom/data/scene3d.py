@@ -12,6 +12,7 @@ metres in the camera's frame (`visloom/data/space.py`) to pixels, which follows 
     box_velocity   (N, 3) float64 in the camera's frame, NaN where unknown;  box_attribute (N,) int64, -1 for none
     box_alpha      (N,) float64: the observation angle as the original makes it
     truth          what an evaluation compares with (`visloom/data/truth.py`), or None
+    vehicle        (4, 4) the vehicle's frame to the world, where it is known;  attributes: their names, likewise
 """
 
 from __future__ import annotations

@@ -79,15 +79,9 @@ class NuScenes(Source):
         if not root.is_dir():
             raise DataError(f"{root}: there is no such folder; --data names the data root of nuScenes")
         version = version_of(root, self.version)
-        return _Opened(root, convert(root, version, self.scenes, self._cache(root), missing=self.missing))
-
-    def _cache(self, root: Path) -> Path:
-        if self.cache:
-            return Path(self.cache).expanduser()
-        own = root / ".visloom"
-        if os.access(own if own.exists() else root, os.W_OK):
-            return own
-        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "visloom" / "nuscenes"
+        return _Opened(
+            root, convert(root, version, self.scenes, cache_folder(root, self.cache), missing=self.missing)
+        )
 
     def _rows(self) -> NDArray[np.int64]:
         """(N, 2) scene and row of every picture of the chosen cameras."""
@@ -197,6 +191,16 @@ class NuScenes(Source):
         return (
             f"NuScenes({self.scenes}: {known}{len(self.cameras)} cameras, {self.sweeps} sweeps of 5 radars)"
         )
+
+
+def cache_folder(root: Path, wanted: str) -> Path:
+    """Where what is made of a data root is kept: the folder wanted, else the root's own, else that of the user."""
+    if wanted:
+        return Path(wanted).expanduser()
+    own = root / ".visloom"
+    if os.access(own if own.exists() else root, os.W_OK):
+        return own
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "visloom" / "nuscenes"
 
 
 def radar_rows(returns: Array, matrix: Array, age: float) -> NDArray[np.float32]:

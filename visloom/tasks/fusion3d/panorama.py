@@ -73,8 +73,13 @@ def panorama(
 
 
 def heading_of(views: Sequence[Sample]) -> tuple[Array, float]:
-    """Where the car is and where it looks: the mean place of its cameras in the world, (3,), and the angle about z at
-    which the camera called front looks, else the first."""
+    """Where the car is in the world, (3,), and the angle about z at which it looks.
+
+    Where its own pose is not known, it is between its cameras and looks where the one called front does, or the first.
+    """
+    own = views[0].extra.get("vehicle")
+    if own is not None:
+        return own[:3, 3], float(np.arctan2(own[1, 0], own[0, 0]))
     poses = [np.asarray(view.extra["pose"]) for view in views]
     names = [str(view.extra["camera"]).lower() for view in views]
     exact = [i for i, name in enumerate(names) if name in ("cam_front", "front", "camera_front")]

@@ -161,7 +161,17 @@ class Fusion3d:
         from visloom.tasks.fusion3d.collate import collate
 
         check_samples(samples)
+        self._check_attributes(samples[0])
         return collate(self, samples, truth=key is None)
+
+    def _check_attributes(self, sample: Sample) -> None:
+        """Raise DataError where the data number their attributes otherwise."""
+        theirs = sample.extra.get("attributes")
+        if self.attributes and theirs is not None and tuple(theirs) != self.attributes:
+            raise DataError(
+                f"sample {sample.id!r}: the data have the attributes {list(theirs)}, task.attributes "
+                f"{list(self.attributes)}: set task.attributes to those of the data, or to [] to do without"
+            )
 
     def metrics(self) -> dict[str, Metric]:
         """Fresh metrics: NDS, mAP and the five errors."""
