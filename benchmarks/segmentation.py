@@ -1,13 +1,12 @@
 """Segmentation against the pytorch-segmentation template's way of doing the same work, interleaved in one process.
 
     python benchmarks/segmentation.py input --data DIR [--photos 64] [--rounds 7] [--json FILE]
-    python benchmarks/segmentation.py step [--net unet|psp] [--side 128] [--batch 2] [--rounds 5]
+    python benchmarks/segmentation.py step [--net unet|psp|resnet-unet|...] [--side 128] [--batch 2] [--rounds 5]
     python benchmarks/segmentation.py metric [--crop 380] [--rounds 7]
 
 DIR holds clothing-co-parsing-master/ (real photos, about 550x830, `.mat` masks). `input`: from files to a batch of 8
 training samples, with random scale, rotation, padding, crop and flip, on one core. Figures are images per second of
-process CPU time, medians over rounds in which every way takes its turn on the same photos; ratios are medians of the
-ratios within a round, so that a busy neighbour hits both sides.
+process CPU time, medians over rounds in which every way, in a process of its own, takes its turn on the same photos.
 
 The template's steps are written here again from their description: Pillow and float arrays, one interpolation after
 every step, normalisation of floats in the worker. Visloom's batch is uint8, normalised on the device; the last row does
@@ -20,10 +19,7 @@ import argparse
 import json
 import platform
 import random
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +30,12 @@ import torch
 from PIL import Image
 from scipy.io import loadmat
 from torchvision import transforms
+from turns import Row, Setup, race
 
 from visloom.data import images
 from visloom.data.clothes import MEAN, STD, Clothes
 from visloom.data.transforms import Pad, RandomCrop, RandomFlip, RandomRotation, RandomScale
+from visloom.device import keep_freed
 from visloom.keys import fold
 from visloom.stream import Shuffled
 
@@ -137,52 +135,38 @@ class Ours:
             yield pictures, masks
 
 
-@contextmanager
-def without_simplejpeg(off: bool) -> Iterator[None]:
-    """Read JPEG by cv2 for a while."""
-    real = images._simplejpeg
-    if off:
-        images._simplejpeg = lambda: None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        images._simplejpeg = real
+def measure_input(data: Path, base: int, crop: int, photos: int, rounds: int) -> dict[str, Row]:
+    """CPU-seconds of every way for some photos, and how many times as fast as the template's."""
 
+    def template() -> Callable[[], None]:
+        return _all(Template(data, base, crop).batches, photos)
 
-def measure_input(data: Path, base: int, crop: int, photos: int, rounds: int) -> dict[str, Any]:
-    """Images per CPU-second of every way, and how many times the template's."""
-    plain, cached = Ours(data, base, crop, cache=False), Ours(data, base, crop, cache=True)
-    whole = Ours(data, base, crop, cache=True, normalise=True)
-    ways: dict[str, tuple[Callable[[int], Iterator[Batch]], bool]] = {
-        "template": (Template(data, base, crop).batches, True)
+    def ours(*, simplejpeg: bool, cache: bool, normalise: bool = False) -> Setup:
+        def setup() -> Callable[[], None]:
+            keep_freed()  # as in a data worker
+            if not simplejpeg:
+                images._simplejpeg = lambda: None  # type: ignore[assignment]
+            return _all(Ours(data, base, crop, cache=cache, normalise=normalise).batches, photos)
+
+        return setup
+
+    ways: dict[str, Setup] = {
+        "template": template,
+        "visloom, cv2, masks read each time": ours(simplejpeg=False, cache=False),
+        "visloom, cv2, cached masks": ours(simplejpeg=False, cache=True),
     }
-    ways["visloom, cv2, masks read each time"] = plain.batches, True
-    ways["visloom, cv2, cached masks"] = cached.batches, True
     if images._simplejpeg() is not None:
-        ways["visloom, simplejpeg, cached masks"] = cached.batches, False
-        ways["the same, normalised on this core"] = whole.batches, False
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):  # the first one warms files, caches and imports up
-        for name, (batches, by_cv2) in ways.items():
-            with without_simplejpeg(by_cv2):
-                start = time.process_time()
-                for _ in batches(photos):
-                    pass
-                spent = time.process_time() - start
-            if turn:
-                speeds[name].append(photos / spent)
-    first = speeds["template"]
-    return {
-        name: {
-            "images_per_cpu_second": statistics.median(values),
-            "times": statistics.median(v / f for v, f in zip(values, first, strict=True)),
-            "range": [
-                min(v / f for v, f in zip(values, first, strict=True)),
-                max(v / f for v, f in zip(values, first)),
-            ],
-        }
-        for name, values in speeds.items()
-    }
+        ways["visloom, simplejpeg, cached masks"] = ours(simplejpeg=True, cache=True)
+        ways["the same, normalised on this core"] = ours(simplejpeg=True, cache=True, normalise=True)
+    return race(ways, rounds)
+
+
+def _all(batches: Callable[[int], Iterator[Batch]], photos: int) -> Callable[[], None]:
+    def work() -> None:
+        for _ in batches(photos):
+            pass
+
+    return work
 
 
 def run_input(args: argparse.Namespace) -> dict[str, Any]:
@@ -192,13 +176,11 @@ def run_input(args: argparse.Namespace) -> dict[str, Any]:
     print(f"input pipeline, one core: {found['cpu']}; {args.rounds} rounds of {args.photos} photos")
     for base, crop in ((400, 380), (400, 321)):
         rows = measure_input(args.data, base, crop, args.photos, args.rounds)
-        found[f"base {base}, crop {crop}"] = rows
+        found[f"base {base}, crop {crop}"] = {name: row._asdict() for name, row in rows.items()}
         print(f"\nbase {base}, crop {crop}")
         for name, row in rows.items():
-            low, high = row["range"]
-            print(
-                f"  {name:38}{row['images_per_cpu_second']:7.1f} img/s  {row['times']:5.2f}x  ({low:.2f} to {high:.2f})"
-            )
+            speed = args.photos / row.cpu_seconds
+            print(f"  {name:38}{speed:7.1f} img/s  {row.times:5.2f}x  ({row.least:.2f} to {row.most:.2f})")
     return found
 
 

@@ -2,28 +2,37 @@
 
 The template's ways are written here again from their description: float32 in NCHW memory, the loss brought to the host
 and pixel metrics counted by three float histograms after every step. Visloom's are its own module and metric, with the
-settings that a recipe has by default: channels-last memory, bf16 where the processor has it, metrics in evaluations.
+settings that a recipe has by default: memory order and precision that suit the processor, metrics in evaluations.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from turns import Row, Setup, race
 
+from visloom.device import keep_freed
 from visloom.engine import precision, resolve_precision
+from visloom.memory import place, resolve_channels_last
 from visloom.run import How
 from visloom.tasks.segment import Segment, SegmentBatch
 from visloom.tasks.segment.metrics import confusion
-from visloom.tasks.segment.nets import IMAGENET, NetSpec, Pspnet, Unet
+from visloom.tasks.segment.nets import IMAGENET, Compact, NetSpec, Pspnet, Smp, Unet
 
 CLASSES = 59
-NETS: dict[str, NetSpec] = {"unet": Unet(), "psp": Pspnet("resnet50")}
+CPU = torch.device("cpu")
+NETS: dict[str, NetSpec] = {
+    "unet": Unet(),
+    "psp": Pspnet("resnet50"),
+    "resnet-unet": Smp("unet", "resnet50"),
+    "resnet-deeplab": Smp("deeplabv3plus", "resnet50"),
+    "compact": Compact(),
+}
 
 
 def template_metrics(output: Tensor, target: Tensor, classes: int) -> tuple[Tensor, ...]:
@@ -44,25 +53,6 @@ def template_counts(predict: Tensor, target: Tensor, classes: int) -> tuple[Tens
     return correct, labeled.sum(), inter, area_p + area_t - inter
 
 
-def race(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of CPU-seconds and of the first way's time by each one's, in rounds where all take turns."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if turn:  # the first round warms up
-                spent[name].append(time.process_time() - start)
-    first = next(iter(spent.values()))
-    return {
-        name: {
-            "cpu_seconds": statistics.median(values),
-            "times": statistics.median(f / v for f, v in zip(first, values, strict=True)),
-        }
-        for name, values in spent.items()
-    }
-
-
 def run_metric(args: argparse.Namespace) -> dict[str, Any]:
     """Counting pixels of a batch of 8 with 59 classes at a crop."""
     torch.set_num_threads(1)
@@ -74,19 +64,19 @@ def run_metric(args: argparse.Namespace) -> dict[str, Any]:
     byte = answer.to(torch.uint8)  # as predictions are
     theirs, ours = template_counts(answer, target, CLASSES), confusion(small, byte, CLASSES)
     assert int(theirs[0]) == int(ours.diagonal().sum()) and int(theirs[1]) == int(ours.sum())
-    found: dict[str, Any] = {
+    found: dict[str, dict[str, Row]] = {
         "counting": race(
             {
-                "template, three float histograms": lambda: template_counts(answer, target, CLASSES),
-                "visloom, one integer matrix": lambda: confusion(small, byte, CLASSES),
+                "template, three float histograms": lambda: lambda: template_counts(answer, target, CLASSES),
+                "visloom, one integer matrix": _kept(lambda: confusion(small, byte, CLASSES)),
             },
             args.rounds,
         ),
         "whole update": race(
             {
-                "template, every training step": lambda: template_metrics(output, target, CLASSES),
-                "visloom, in evaluations": lambda: confusion(
-                    small, output.max(1).indices.to(torch.uint8), CLASSES
+                "template, every training step": lambda: lambda: template_metrics(output, target, CLASSES),
+                "visloom, in evaluations": _kept(
+                    lambda: confusion(small, output.max(1).indices.to(torch.uint8), CLASSES)
                 ),
             },
             args.rounds,
@@ -95,8 +85,18 @@ def run_metric(args: argparse.Namespace) -> dict[str, Any]:
     for part, rows in found.items():
         print(f"\n{part}, 8 x {CLASSES} x {args.crop} x {args.crop}, one thread, {args.rounds} rounds")
         for name, row in rows.items():
-            print(f"  {name:38}{1000 * row['cpu_seconds']:8.1f} ms  {row['times']:5.2f}x")
-    return found
+            print(f"  {name:38}{1000 * row.cpu_seconds:8.1f} ms  {row.times:5.2f}x")
+    return {part: {name: row._asdict() for name, row in rows.items()} for part, rows in found.items()}
+
+
+def _kept(work: Callable[[], object]) -> Setup:
+    """In a process that keeps its memory, as runs do."""
+
+    def setup() -> Callable[[], object]:
+        keep_freed()
+        return work
+
+    return setup
 
 
 def run_step(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,16 +107,21 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
     side, count = args.side, args.batch
     image = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8)
     target = torch.randint(-1, CLASSES, (count, side, side))
-    ways = {
-        "template": _template_step(spec, image, target),
-        "visloom": _our_step(spec, image, target),
+    ways: dict[str, Setup] = {
+        "template": partial(_template_step, spec, image, target),
+        "visloom": partial(_our_step, spec, image, target),
     }
     found = race(ways, args.rounds)
-    kind = str(resolve_precision("auto", torch.device("cpu"))).removeprefix("torch.")
-    print(f"\ntraining step, {args.net}, {count} x {side} x {side}, one thread; visloom computes in {kind}")
+    kind = str(resolve_precision("auto", CPU)).removeprefix("torch.")
+    order = "NHWC" if resolve_channels_last(How(), CPU) else "NCHW"
+    print(
+        f"\ntraining step, {args.net}, {count} x {side} x {side}, one thread; visloom computes in {kind}, {order}"
+    )
     for name, row in found.items():
-        print(f"  {name:38}{count / row['cpu_seconds']:8.2f} img/s  {row['times']:5.2f}x")
-    return {"precision": kind, **found}
+        print(
+            f"  {name:38}{count / row.cpu_seconds:8.2f} img/s  {row.times:5.2f}x  ({row.least:.2f} to {row.most:.2f})"
+        )
+    return {"precision": kind, "order": order, **{name: row._asdict() for name, row in found.items()}}
 
 
 def _template_step(spec: Segment, image: Tensor, target: Tensor) -> Callable[[], None]:
@@ -141,13 +146,14 @@ def _template_step(spec: Segment, image: Tensor, target: Tensor) -> Callable[[],
 
 
 def _our_step(spec: Segment, image: Tensor, target: Tensor) -> Callable[[], None]:
-    task = spec.build().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keep_freed()
+    task = place(spec.build().train(), How(), CPU)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     sizes = ((image.shape[1], image.shape[2]),) * len(image)
     batch = SegmentBatch(
         ids=tuple(map(str, range(len(image)))), image=image, mask=target.to(torch.int16), sizes=sizes
     )
-    autocast = precision(How(), torch.device("cpu"))[0]
+    autocast = precision(How(), CPU)[0]
 
     def step() -> None:
         optimizer.zero_grad()
