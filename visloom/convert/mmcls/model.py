@@ -1,0 +1,172 @@
+"""The model of a config of mmclassification: backbone, neck, head and loss become a network and a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from visloom.convert.mmcls import zoo
+from visloom.convert.mmcls.pipelines import Part
+from visloom.convert.mmcls.reading import CLASSES, Reading
+from visloom.errors import ConfigError
+from visloom.run import Rule
+from visloom.tasks.classify import Asymmetric, BinaryCrossEntropy, Classify, Focal, MultiLabel, NetSpec
+
+
+def backbone(read: Reading) -> tuple[NetSpec, tuple[Rule, ...], str | None]:
+    """The network; rules that freeze the first stages; which norms keep their statistics."""
+    keys, at = read.keys, "model.backbone"
+    if not isinstance(keys.get(at), Mapping):
+        raise ConfigError("the config has no model.backbone: it trains nothing")
+    keys.take("model.type", "task", "ImageClassifier")
+    if keys.get("model.type") not in (None, "ImageClassifier"):
+        keys.refuse("model.type", "only an ImageClassifier classifies images")
+    keys.leave("model.train_cfg", "the loop is in visloom/drive.py")
+    keys.leave("model.test_cfg", "the loop is in visloom/evaluation.py")
+    if keys.get("model.pretrained") is None:
+        keys.leave("model.pretrained", "there are none")
+    else:
+        keys.refuse("model.pretrained", "weights come from files: init.net=FILE, or task.net.pretrained=true")
+    for option in keys.children(at):
+        name = option.rpartition(".")[2]
+        usual = _USUAL.get(name)
+        if name in (
+            "type",
+            "depth",
+            "groups",
+            "width_per_group",
+            "widen_factor",
+            "norm_cfg",
+            "deep_stem",
+            "avg_down",
+        ):
+            keys.take(option, "task.net")
+        elif name == "num_classes":
+            keys.take(option, "task.classes")
+        elif name in ("frozen_stages", "norm_eval"):
+            keys.take(option, "rules and how.frozen_norms")
+        elif usual is not None and keys.get(option) in usual:
+            keys.take(option, "as in the network")
+        else:
+            keys.refuse(
+                option, f"only {' or '.join(map(str, usual))}" if usual else "the network has no such option"
+            )
+    neck = keys.take("model.neck", "the network ends with it", {"type": "GlobalAveragePooling"})
+    if neck is not None and neck.get("type") != "GlobalAveragePooling":
+        keys.refuse("model.neck", "only GlobalAveragePooling")
+    try:
+        net = zoo.of_config(keys.get(at))
+    except ConfigError as error:
+        raise keys.error(at, f"is not known here: {error}") from error
+    return net, *_frozen(read, net)
+
+
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "in_channels": (3, 1), "stem_channels": (64,), "base_channels": (64,), "num_stages": (4,), "style": ("pytorch",),
+    "out_indices": ((3,), [3], (4,), [4], (7,), [7], (2,), [2], -1), "conv_cfg": (None,), "with_cp": (False, True),
+    "zero_init_residual": (True,), "se_ratio": (16,), "strides": ((1, 2, 2, 2),), "dilations": ((1, 1, 1, 1),),
+    "act_cfg": ({"type": "ReLU"}, {"type": "ReLU6"}), "dilation": (1,), "with_last_pool": (True,),
+    "dropout_ratio": (0.5,),
+}  # fmt: skip
+
+
+def _frozen(read: Reading, net: NetSpec) -> tuple[tuple[Rule, ...], str | None]:
+    keys, at = read.keys, "model.backbone"
+    stages, frozen_norms = keys.get(f"{at}.frozen_stages", -1), keys.get(f"{at}.norm_eval", False)
+    resnet = str(keys.get(f"{at}.type")).startswith(("ResNe", "SERes"))
+    if stages >= 0 and not resnet:
+        keys.refuse(f"{at}.frozen_stages", "only of the ResNets: write rules with frozen=true")
+        stages = -1
+    if stages < 0:
+        return (), (r"^net\." if frozen_norms else None)
+    names = "|".join([r"conv1\.", r"bn1\.", *(rf"layer{stage}\." for stage in range(1, stages + 1))])
+    norms = r"^net\." if frozen_norms else rf"^net\.({names.replace(chr(92) + '.', '')})(\.|$)"
+    return (Rule(name=rf"^net\.({names})", frozen=True),), norms
+
+
+def head(read: Reading, net: NetSpec, parts: Mapping[str, Part]) -> Classify:
+    keys, at = read.keys, "model.head"
+    kind = keys.get(f"{at}.type", "LinearClsHead")
+    count = keys.take(f"{at}.num_classes", "the data's classes", keys.get("model.backbone.num_classes"))
+    keys.take(f"{at}.type", "task")
+    keys.leave(f"{at}.in_channels", "follows from the network")
+    keys.leave(f"{at}.cal_acc", "train/accuracy is always there")
+    more: dict[str, Any] = {}
+    if kind in ("MultiLabelClsHead", "MultiLabelLinearClsHead"):
+        more |= _multi_label(read)
+    elif kind not in ("LinearClsHead", "ClsHead"):
+        keys.refuse(at, f"there is no head {kind}")
+    else:
+        more |= {"smoothing": _loss(read)}
+    pipelines = {name: part.pipeline for name, part in parts.items()}
+    order = [pipelines[name].normalise for name in ("train", "val", "test") if name in pipelines]
+    if any(each != order[0] for each in order):
+        keys.refuse("data.val.pipeline", "training and validation are normalised differently")
+    part = parts["train"]
+    classes = part.classes or _numbered(part.kind, count)
+    topk = tuple(keys.get(f"{at}.topk", (1, 5))) if keys.has(f"{at}.topk") else (1, 5)
+    keys.take(f"{at}.topk", "task.topk")
+    most = count or CLASSES.get(part.kind, 1)
+    if "smoothing" in more:
+        more["topk"] = tuple(k for k in topk if k <= most)
+    make = MultiLabel if "loss" in more else Classify
+    return make(
+        net=net,
+        classes=classes,
+        channels=1 if "MNIST" in part.kind else 3,
+        normalise=order[0] if order[0] is not None else "net",
+        **more,
+    )
+
+
+def _numbered(kind: str, count: Any) -> tuple[str, ...]:
+    """() where the data name as many classes as the head has; else numbers."""
+    usual = CLASSES.get(kind)
+    return (
+        ()
+        if usual == count or kind == "ImageNet" or not isinstance(count, int)
+        else tuple(map(str, range(count)))
+    )
+
+
+def _loss(read: Reading) -> float:
+    """Label smoothing."""
+    keys, at = read.keys, "model.head.loss"
+    kind = keys.get(f"{at}.type", "CrossEntropyLoss")
+    for option in keys.children(at):
+        keys.refuse(option, f"no such option of {kind} here")
+    keys.take(f"{at}.type", "cross entropy")
+    for name, usual in (("loss_weight", (1, 1.0)), ("use_sigmoid", (False,)), ("reduction", ("mean",))):
+        if keys.get(f"{at}.{name}") in usual:
+            keys.take(f"{at}.{name}", "as here")
+    keys.leave(f"{at}.num_classes", "follows from the head")
+    if kind == "LabelSmoothLoss":
+        return float(keys.take(f"{at}.label_smooth_val", "task.smoothing", 0.1))
+    if kind != "CrossEntropyLoss":
+        keys.refuse(at, f"there is no loss {kind} for one label per picture")
+    return 0.0
+
+
+def _multi_label(read: Reading) -> dict[str, Any]:
+    """The loss of several labels per picture; the task is then a MultiLabel."""
+    keys, at = read.keys, "model.head.loss"
+    kind = keys.get(f"{at}.type", "CrossEntropyLoss")
+    known: dict[str, tuple[type[Any], tuple[str, ...]]] = {
+        "CrossEntropyLoss": (BinaryCrossEntropy, ()),
+        "FocalLoss": (Focal, ("gamma", "alpha")),
+        "AsymmetricLoss": (Asymmetric, ("gamma_pos", "gamma_neg", "clip", "eps")),
+    }
+    if kind not in known:
+        keys.refuse("model.head", f"there is no loss {kind} for several labels per picture")
+        return {}
+    make, options = known[kind]
+    for option in keys.children(at):
+        keys.refuse(option, f"no such option of {kind} here")
+    keys.take(f"{at}.type", "task.loss")
+    for name, usual in (("loss_weight", (1, 1.0)), ("use_sigmoid", (True,)), ("reduction", ("mean",))):
+        if keys.get(f"{at}.{name}") in usual:
+            keys.take(f"{at}.{name}", "as here")
+    given = {
+        name: keys.take(f"{at}.{name}", f"task.loss.{name}") for name in options if keys.has(f"{at}.{name}")
+    }
+    return {"loss": make(**given)}
