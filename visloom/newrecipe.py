@@ -30,7 +30,9 @@ _RECIPE_OF = {
     "NuScenes": "nuscenes",
     "Converted": "nuscenes",
     "Scenes": "scenes",
-    **dict.fromkeys(("Masks", "Voc", "Cityscapes", "Ade20k", "CocoStuff", "CocoStuff10k"), "masks"),
+    **dict.fromkeys(
+        ("Masks", "Voc", "Cityscapes", "Ade20k", "CocoStuff", "CocoStuff10k", "DeepScene"), "masks"
+    ),
     **dict.fromkeys(("Coco", "VocXml", "Yolo", "BoxTable"), "boxes"),
 }  # class of a source -> recipe that knows it; `folder` takes every other one
 
@@ -83,8 +85,9 @@ def _unknown(data: Path) -> str:
         "CSV with paths and labels;\n  images.npy with labels.npy; CIFAR in its python version; MNIST's idx files; "
         "pictures with masks (images/1.jpg and masks/1.png,\n  also in train/ and val/); boxes in COCO's JSON, VOC's "
         "XML, YOLO's text files (with data.yaml or classes.txt) or a CSV table;\n  cameras and radar with scenes.json "
-        "(docs/scenes.md); a data root of nuScenes; PASCAL VOC, Cityscapes,\n  ADE20K, COCO-Stuff, Clothing "
-        "Co-Parsing, Broden+ as they are published; several sources that a sources.yaml names\n  (docs/own_sources.md)"
+        "(docs/scenes.md); a data root of nuScenes; PASCAL VOC, Cityscapes,\n  ADE20K, COCO-Stuff, DeepScene, "
+        "Clothing Co-Parsing, Broden+ as they are published; several sources that a sources.yaml\n  names "
+        "(docs/own_sources.md)"
     )
 
 

@@ -271,6 +271,7 @@ def test_remap_cache_sizes_and_colours_work_for_every_data_set(tmp_path, write, 
         (segroots.ade20k, "ADE20K", 2, 1),
         (segroots.cocostuff, "COCO-Stuff 164k", 1, 1),
         (segroots.cocostuff10k, "COCO-Stuff 10k", 2, 1),
+        (segroots.deepscene, "DeepScene (Freiburg Forest)", 2, 1),
     ],
 )
 def test_layouts_are_recognised(tmp_path, write, kind, train, val):

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from visloom.data.checks import require
-from visloom.data.layout import some
+from visloom.data.layout import Layout, some
 from visloom.data.legend import Legend
 from visloom.data.mask_source import Item, MaskSource, files_in, find_root
 from visloom.errors import DataError
 from visloom.palette import Colour
 from visloom.warp import IGNORE
 
+FOLDER = "freiburg_forest_annotated"
 CLASSES = ("trail", "grass", "vegetation", "sky", "obstacle")
 COLOURS: tuple[Colour, ...] = ((170, 170, 170), (0, 255, 0), (102, 102, 51), (0, 120, 255), (0, 0, 0))
 VOID: Colour = (255, 255, 255)
@@ -50,9 +51,7 @@ class DeepScene(MaskSource):
 
     def items(self) -> tuple[Sequence[Item], tuple[str, ...]]:
         get = "Unpack freiburg_forest_annotated there, or name its place with --data"
-        place = find_root(
-            self.root, ["freiburg_forest_annotated"], [f"{self.part}/rgb"], what="Freiburg Forest", get=get
-        )
+        place = find_root(self.root, [FOLDER], [f"{self.part}/rgb"], what="Freiburg Forest", get=get)
         labels = next(
             (p for p in (place / self.part / n for n in ("GT_color", "GT_index")) if p.is_dir()), None
         )
@@ -71,6 +70,23 @@ class DeepScene(MaskSource):
         painted = {VOID: values[0], TREE: CLASSES.index("vegetation") + first}
         painted |= {colour: label + first for label, colour in enumerate(COLOURS)}
         return Legend(("void",) * first + CLASSES, (VOID,) * first + COLOURS, values, painted)
+
+
+def recognise(folder: Path) -> Layout | None:
+    """Say whether a folder is, or holds, Freiburg Forest."""
+    for root in ("", FOLDER):
+        parts = {"train": DeepScene(root=root), "val": DeepScene(root=root, part="test")}
+        here = [DeepScene(root=str(folder / root), part=part.part) for part in parts.values()]
+        try:
+            counts = [len(part) for part in here]
+        except DataError:
+            continue
+        said = (
+            f"{counts[0]:,} pictures to train, {counts[1]:,} to validate (its test part), in {folder / root}",
+            f"{len(CLASSES)} classes; void is ignored",
+        )
+        return Layout(kind="DeepScene (Freiburg Forest)", parts=parts, classes=CLASSES, said=said)
+    return None
 
 
 def _name(path: Path) -> str:

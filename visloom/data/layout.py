@@ -49,6 +49,7 @@ def recognise(folder: str | Path) -> Layout | None:
     from visloom.data.clothes import recognise as clothes
     from visloom.data.coco import recognise as coco
     from visloom.data.cocostuff import recognise as cocostuff
+    from visloom.data.deepscene import recognise as deepscene
     from visloom.data.folder import recognise as pictures
     from visloom.data.mask_layout import recognise as masks
     from visloom.data.mnist import recognise as mnist
@@ -61,7 +62,8 @@ def recognise(folder: str | Path) -> Layout | None:
     from visloom.data.yolo import recognise as yolo
 
     space = (nuscenes, converted, scenes)
-    published = (annotated, broden, *space, cifar, mnist, clothes, voc, cityscapes, ade20k, cocostuff)
+    pixels = (clothes, voc, cityscapes, ade20k, cocostuff, deepscene)
+    published = (annotated, broden, *space, cifar, mnist, *pixels)
     boxes = (coco, voc_xml, yolo, box_table)
     readers = (*published, *boxes, voc_labels, arrays, masks, pictures)
     for reader in readers:
