@@ -306,7 +306,7 @@ def test_keys_go_where_they_belong(tmp_path, path, value, look):
 @pytest.mark.parametrize(
     ("path", "value", "match"),
     [
-        ("arch.type", "ENet", "arch.type 'ENet' is not here"),
+        ("arch.type", "GCN", "arch.type 'GCN' is not here"),
         ("train_loader.type", "Kitti", "no data set 'Kitti'"),
         ("loss", "MSE", "loss 'MSE'"),
         ("lr_scheduler.type", "Step", "lr_scheduler.type 'Step'"),

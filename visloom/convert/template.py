@@ -22,7 +22,7 @@ from visloom.schedule import OneCycle, Poly, Schedule
 from visloom.stream import Ordered, Shuffled, Split
 from visloom.task import TaskSpec
 from visloom.tasks.segment import CrossEntropy, CrossEntropyDice, Dice, Focal, Lovasz, Segment
-from visloom.tasks.segment.nets import IMAGENET, NetSpec, Normalise, Pspnet, Smp, Unet
+from visloom.tasks.segment.nets import IMAGENET, Enet, Fcn8s, NetSpec, Normalise, Pspnet, Segnet, Smp, Unet
 from visloom.units import Epochs, Monitor, Steps
 
 if TYPE_CHECKING:
@@ -340,16 +340,16 @@ def _arch(keys: _Keys) -> tuple[NetSpec, tuple[Rule, ...], bool]:
     """The network, the rules of its backbone, and whether batch norms are frozen."""
     kind = str(keys.take("arch.type", "", note="task.net"))
     args = "arch.args."
-    has_backbone = kind != "UNet"
-    without = "UNet has no backbone: the template ignores it too"
+    has_backbone = kind not in ("UNet", "SegNet", "ENet")
+    without = f"{kind} has no backbone: the template ignores it too"
 
-    def take_backbone(key: str, default: Any, note: str) -> Any:
+    def take_backbone(key: str, default: Any, note: str, there: bool = has_backbone) -> Any:
         """A setting of the backbone; where there is none, whatever it says."""
-        verdict: Verdict = "taken" if has_backbone else "not needed"
-        return keys.take(key, default, note=note if has_backbone else without, verdict=verdict)
+        verdict: Verdict = "taken" if there else "not needed"
+        return keys.take(key, default, note=note if there else without, verdict=verdict)
 
     named = "resnet50" if kind != "PSPNet" else "resnet152"
-    backbone = str(take_backbone(f"{args}backbone", named, "task.net"))
+    backbone = str(take_backbone(f"{args}backbone", named, "task.net", has_backbone and kind != "FCN8"))
     pretrained = bool(
         keys.take(
             f"{args}pretrained", True, note="task.net.pretrained; of the template's own nets init.net=FILE"
@@ -365,6 +365,9 @@ def _arch(keys: _Keys) -> tuple[NetSpec, tuple[Rule, ...], bool]:
             "deeplabv3plus", backbone if backbone != "xception" else "tu-xception65", pretrained
         ),
         "UperNet": lambda: Smp("upernet", backbone, pretrained),
+        "FCN8": lambda: Fcn8s(pretrained=pretrained),
+        "SegNet": lambda: Segnet(pretrained=pretrained),
+        "ENet": lambda: Enet(),
     }
     if kind not in nets:
         raise ConfigError(
@@ -374,7 +377,9 @@ def _arch(keys: _Keys) -> tuple[NetSpec, tuple[Rule, ...], bool]:
     if isinstance(net, Smp) and kind == "DeepLab":
         stride = keys.take(f"{args}output_stride", 16, note="task.net.options.encoder_output_stride")
         net = replace(net, options={"encoder_output_stride": int(stride)})
-    where = r"model\.encoder\." if isinstance(net, Smp) else r"net\.(initial|layer[1-4])\."
+    where = r"net\.(initial|layer[1-4])\."
+    if isinstance(net, Smp | Fcn8s):
+        where = r"model\.encoder\." if isinstance(net, Smp) else r"model\.body\."
     rules: list[Rule] = []
     if take_backbone(f"{args}freeze_backbone", False, "rules: frozen where true") and has_backbone:
         rules.append(Rule(name=where, frozen=True))

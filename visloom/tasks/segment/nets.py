@@ -3,6 +3,7 @@
     Unet(width=64)                              the template's own UNet; narrower ones for small machines
     Compact(width=32)                           learns from scratch in minutes on a CPU
     Pspnet("resnet50")                          the template's own PSPNet on a dilated ResNet, with its auxiliary head
+    Fcn8s(), Segnet(), Enet()                   three older networks that the template had too
     Smp("unetplusplus", "tu-convnext_tiny")     every architecture of segmentation-models-pytorch, every timm encoder
     Custom(Call("my_file:make_net", {...}))     a callable of one's own
 
@@ -21,7 +22,18 @@ from visloom.tasks.classify.nets import Custom, Normalise
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Compact", "Custom", "NetSpec", "Normalise", "Pspnet", "Smp", "Unet"]
+__all__ = [
+    "Compact",
+    "Custom",
+    "Enet",
+    "Fcn8s",
+    "NetSpec",
+    "Normalise",
+    "Pspnet",
+    "Segnet",
+    "Smp",
+    "Unet",
+]
 
 IMAGENET = Normalise((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """Mean and deviation of ImageNet's pixels: what nearly all pretrained encoders expect."""
@@ -112,6 +124,62 @@ class Pspnet:
 
     def normalisation(self) -> Normalise | None:
         return IMAGENET
+
+
+@dataclass(frozen=True)
+class Fcn8s:
+    """FCN-8s on a timm network (`visloom/nets/fcn.py`). hidden: channels before the coarsest score, 4096 in VGG-16."""
+
+    body: str = "vgg16_bn"
+    hidden: int = 4096
+    pretrained: bool = False
+
+    def build(self, classes: int, channels: int) -> nn.Module:
+        from visloom.nets.fcn import FCN8s
+        from visloom.nets.smp import AnySize
+
+        return AnySize(FCN8s(classes, channels, self.body, self.hidden, self.pretrained), stride=32)
+
+    def normalisation(self) -> Normalise | None:
+        from visloom.nets.backbone import expected
+
+        found = expected(self.body)
+        return Normalise(found.mean, found.std)
+
+
+@dataclass(frozen=True)
+class Segnet:
+    """SegNet: VGG-16 with batch norm and its mirror image (`visloom/nets/segnet.py`). width: 64 in VGG-16."""
+
+    width: int = 64
+    pretrained: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or (self.pretrained and self.width != 64):
+            raise ValueError(f"width is 1 or more, and 64 for pretrained weights; got {self.width}")
+
+    def build(self, classes: int, channels: int) -> nn.Module:
+        from visloom.nets.segnet import SegNet
+        from visloom.nets.smp import AnySize
+
+        return AnySize(SegNet(classes, channels, self.width, self.pretrained), stride=32)
+
+    def normalisation(self) -> Normalise | None:
+        return IMAGENET
+
+
+@dataclass(frozen=True)
+class Enet:
+    """ENet: a third of a million parameters (`visloom/nets/enet.py`)."""
+
+    def build(self, classes: int, channels: int) -> nn.Module:
+        from visloom.nets.enet import ENet
+        from visloom.nets.smp import AnySize
+
+        return AnySize(ENet(classes, channels), stride=8)
+
+    def normalisation(self) -> Normalise | None:
+        return None
 
 
 @dataclass(frozen=True)
