@@ -6,7 +6,8 @@ What can be seen to be wrong with data, classes or divisibility is an error here
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,10 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
     run = with_classes(run, classes, colours)
     for stream in (train, *evals.values()):
         for source in walk_sources(stream):
-            check_classes(run.task, source)
+            note = check_classes(run.task, source)
+            if note and note not in notes:
+                notes.append(note)
+    run = completed(run, train)
     train.check_world(dist.world().size, run.how.accumulate)
     for name, stream in evals.items():
         if not stream.steps_per_epoch:
@@ -120,22 +124,42 @@ def with_classes(run: Run, classes: tuple[str, ...], colours: tuple[Any, ...] = 
     return dataclasses.replace(run, task=dataclasses.replace(run.task, **more))  # type: ignore[type-var]
 
 
-def check_classes(spec: TaskSpec, source: Any) -> None:
+def completed(run: Run, train: Stream) -> Run:
+    """Let a task with `complete(sources)` fill in what it leaves to the training data (class weights, say)."""
+    complete = getattr(run.task, "complete", None)
+    if complete is None:
+        return run
+    return dataclasses.replace(run, task=complete([leaf.source for leaf in train.leaves()]))
+
+
+_WNID = re.compile(r"n\d{8}")
+
+
+def check_classes(spec: TaskSpec, source: Any) -> str:
     """Raise ConfigError unless the head and the data have the same classes, or one of them names none.
 
-    A spec with several heads has `check_source(source)`, which compares what it needs.
+    Numbers in their order ("0", "1", ...) name none, and WordNet's ids (n01440764), which ImageNet's folders are
+    called, stand in the order of its class list: both agree with as many other names, by order. What was taken for
+    what comes back as a note, else "". A spec with several heads has `check_source(source)`, which compares what it
+    needs.
     """
     of_its_own = getattr(spec, "check_source", None)
     if of_its_own is not None:
         of_its_own(source)
     ours, theirs = spec.classes, classes_of(source)
     if not ours or not theirs or tuple(ours) == theirs:
-        return
+        return ""
     if len(ours) != len(theirs):
         raise ConfigError(
             f"task.classes has {len(ours)} classes ({some(ours)}) but {source!r} has {len(theirs)} "
             f"({some(theirs)}); leave task.classes empty to take them from the data",
             path="task.classes",
+        )
+    if _by_order(ours) or _by_order(theirs):
+        last = len(ours) - 1
+        return (
+            f"classes are matched by their order: {ours[0]!r} of task.classes is {theirs[0]!r} of {source!r}, ..., "
+            f"{ours[last]!r} is {theirs[last]!r}"
         )
     first = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
     raise ConfigError(
@@ -143,6 +167,13 @@ def check_classes(spec: TaskSpec, source: Any) -> None:
         f"labels would be mixed up",
         path="task.classes",
     )
+
+
+def _by_order(names: Sequence[str]) -> bool:
+    """Whether names say no more than a place: numbers from 0 on, or WordNet's ids in their order."""
+    if all(name == str(place) for place, name in enumerate(names)):
+        return True
+    return all(_WNID.fullmatch(name) for name in names) and list(names) == sorted(names)
 
 
 def some(names: Iterable[str]) -> str:

@@ -271,7 +271,9 @@ def _evaluate_one(
         check = getattr(source, "check", None)
         for note in check() if check is not None else ():
             say(note)
-        check_classes(run.task, source)
+        note = check_classes(run.task, source)
+        if note:
+            say(note)
     loader = share_of(stream, saved.spec, run.host, saved.device)
     return run_evaluation(
         saved.task, saved.spec, loader, autocast=saved.autocast(), losses=run.evals[name].losses, tick=tick

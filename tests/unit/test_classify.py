@@ -132,6 +132,52 @@ def test_classes_of_head_and_data_must_agree() -> None:
         tiny(classes=()).build()
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (("0", "1", "2"), ("cat", "dog", "eel")),  # a file without names: numbers
+        (
+            ("tench", "goldfish", "great white shark"),
+            ("n01440764", "n01443537", "n01484850"),
+        ),  # ImageNet's folders
+        (("0", "1", "2"), ("n01440764", "n01443537", "n01484850")),
+        (("n01440764", "n01443537", "n01484850"), ("0", "1", "2")),
+    ],
+)
+def test_names_that_only_say_a_place_are_matched_by_their_order(
+    ours: tuple[str, ...], theirs: tuple[str, ...]
+) -> None:
+    note = check_classes(tiny(classes=ours), Named(theirs))
+    assert f"{ours[0]!r} of task.classes is {theirs[0]!r}" in note
+    assert f"{ours[2]!r} is {theirs[2]!r}" in note
+    with pytest.raises(ConfigError, match=r"3 classes .* has 2"):
+        check_classes(tiny(classes=ours), Named(theirs[:2]))
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("0", "10", "2"), ("n02", "n01440764", "n01443537")])
+def test_names_that_say_more_or_stand_in_another_order_are_not(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="name class 0 differently"):
+        check_classes(tiny(classes=("cat", "dog", "eel")), Named(names))
+    with pytest.raises(ConfigError, match="name class"):
+        check_classes(tiny(), Named(("n01443537", "n01440764", "n01484850")))
+
+
+def test_balanced_weights_are_counted_in_the_training_data() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Labelled:
+        own: tuple[int, ...]
+
+        def labels(self) -> np.ndarray:
+            return np.array(self.own)
+
+    spec = tiny(class_weights="balanced")
+    assert spec.build().class_weights is None  # nothing is known yet
+    found = spec.complete([Labelled((0, 0, 0, 1)), Labelled((0, 2, 1, 0))])
+    assert found.class_weights == pytest.approx((8 / 15, 8 / 6, 8 / 3))
+    assert found.complete([Labelled((2, 2))]) is found  # a run that goes on keeps what it counted
+    assert found.build().class_weights.tolist() == pytest.approx(list(found.class_weights))
+
+
 def test_the_palette_is_stable_and_has_different_colours() -> None:
     assert palette(40)[:10] == palette(10)
     assert len(set(palette(200))) == 200

@@ -48,11 +48,11 @@ class ClassifyModule(TaskModule):
         self.register_buffer(
             "shift", (-mean / std).float()[None, :, None, None], persistent=False
         )  # (1, C, 1, 1)
-        weights = torch.tensor(spec.class_weights) if spec.class_weights else None  # (K,)
+        weights = torch.tensor(spec.known_weights) if spec.known_weights else None  # (K,)
         self.register_buffer("class_weights", weights, persistent=False)
         # A weighted mean does not change with the scale of the weights. With 1 as the least, no batch counts less
         # than one sample, below which the divisor of a mean is 1.
-        self._lightest = min((w for w in spec.class_weights if w > 0), default=1.0)
+        self._lightest = min((w for w in spec.known_weights if w > 0), default=1.0)
         self._tried: set[tuple[int, ...]] = set()
 
     def forward(self, batch: Batch) -> Losses:

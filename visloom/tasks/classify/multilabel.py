@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast, runtim
 import numpy as np
 from numpy.typing import NDArray
 
-from visloom.errors import ConfigError, DataError
+from visloom.errors import DataError
 from visloom.metrics import Metric
 from visloom.sample import Sample, Stacked
+from visloom.tasks import checks
 from visloom.tasks.classify.batch import ClassifyBatch
 from visloom.tasks.classify.multilabel_metrics import MeanAveragePrecision, MultiLabelRates
 from visloom.tasks.classify.spec import Classify
@@ -134,8 +135,7 @@ class MultiLabel(Classify):
     def build(self) -> MultiLabelModule:
         from visloom.tasks.classify.multilabel_module import MultiLabelModule
 
-        if not self.classes:
-            raise ConfigError("the task has no classes yet: set task.classes", path="task.classes")
+        checks.need_classes(self.classes)
         return MultiLabelModule(self.net.build(len(self.classes), self.channels), self)
 
     def metrics(self) -> dict[str, Metric]:

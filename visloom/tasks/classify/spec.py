@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from visloom.errors import ConfigError, DataError
 from visloom.metrics import Confusion, Metric, TopK, hard_labels, majority
 from visloom.palette import Colour, palette
 from visloom.sample import Sample, Stacked
+from visloom.tasks import checks
 from visloom.tasks.classify.batch import ClassifyBatch, draw_mix
 from visloom.tasks.classify.nets import NetSpec, Normalise
 
@@ -33,8 +34,8 @@ class Classify:
     classes: names by class index; () takes the data set's own.
     channels: of the images.
     smoothing: label smoothing, 0 <= s < 1.
-    class_weights: one per class, for the loss; () is 1 each. `visloom.labels.balanced_weights(counts(source, K))`
-        makes them from a data set. The loss is the weighted mean, as torch's.
+    class_weights: one per class, for the loss; () is 1 each; "balanced" counts the training data's labels, so that a
+        rare class weighs more (`visloom.labels.balanced_weights`). The loss is the weighted mean, as torch's.
     mixup, cutmix: parameter of the Beta distribution of the shares; 0 turns it off, with both on a coin
     decides.
     topk: which top-k accuracies an evaluation reports: "accuracy" for 1, "top5" for 5, in [0, 1].
@@ -50,7 +51,7 @@ class Classify:
     classes: tuple[str, ...] = ()
     channels: int = 3
     smoothing: float = 0.0
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] | Literal["balanced"] = ()
     mixup: float = 0.0
     cutmix: float = 0.0
     topk: tuple[int, ...] = (1,)
@@ -75,20 +76,14 @@ class Classify:
             raise ValueError(
                 f"grow is ((share of the run, side), ...) with rising shares up to 1, got {self.grow}"
             )
-        if isinstance(self.normalise, Normalise) and len(self.normalise.mean) != self.channels:
-            raise ValueError(
-                f"normalise has {len(self.normalise.mean)} numbers and the images {self.channels} channels"
-            )
-        if any(not 0 <= w < float("inf") for w in self.class_weights):
+        checks.check_normalise(self)
+        if any(not 0 <= w < float("inf") for w in self.known_weights):
             raise ValueError(f"class_weights are finite and not negative, got {self.class_weights}")
         if not self.classes:
             return
-        if self.class_weights and len(self.class_weights) != len(self.classes):
-            raise ValueError(f"{len(self.class_weights)} class_weights for {len(self.classes)} classes")
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes must be two or more different names, got {self.classes}")
-        if self.colours and len(self.colours) != len(self.classes):
-            raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
+        if self.known_weights and len(self.known_weights) != len(self.classes):
+            raise ValueError(f"{len(self.known_weights)} class_weights for {len(self.classes)} classes")
+        checks.check_names(self.classes, self.colours)
         TopK(self.topk, classes=len(self.classes))
 
     @property
@@ -101,22 +96,12 @@ class Classify:
         built."""
         from visloom.tasks.classify.module import ClassifyModule
 
-        if not self.classes:
-            raise ConfigError("the task has no classes yet: set task.classes", path="task.classes")
+        checks.need_classes(self.classes)
         return ClassifyModule(self.net.build(len(self.classes), self.channels), self)
 
     def normalisation(self) -> Normalise:
         """Return the normalisation in force."""
-        if isinstance(self.normalise, Normalise):
-            return self.normalise
-        found = self.net.normalisation()
-        if found is None:
-            raise ConfigError(
-                f"{type(self.net).__name__} does not say which normalisation it expects: set task.normalise "
-                "to {mean: [...], std: [...]}, in 0-255 units",
-                path="task.normalise",
-            )
-        return found.channels(self.channels)
+        return checks.normalisation(self)
 
     def collate(self, samples: Sequence[Sample], key: int | None) -> ClassifyBatch:
         """Stack images and labels; with a key, draw how the batch is mixed (the same on every process).
@@ -181,12 +166,7 @@ class Classify:
 
     def bare(self) -> Classify:
         """Return this task without pretrained weights: those of a checkpoint follow, and no network is there."""
-        if not dataclasses.is_dataclass(self.net):
-            return self
-        fields = {f.name for f in dataclasses.fields(self.net)}
-        none = {"pretrained": False, "weights": ""}
-        changes = {name: value for name, value in none.items() if name in fields}
-        return dataclasses.replace(self, net=dataclasses.replace(self.net, **changes)) if changes else self  # type: ignore[type-var]
+        return checks.bare(self)
 
     def with_tta(self, views: str) -> Classify:
         """Return this task with the views of `predict --tta`: none, flip, or flip,shift. Raises ConfigError."""
@@ -205,7 +185,21 @@ class Classify:
         high = 255.0 / max(255.0, float(image.max()))  # wider integers are scaled to 8 bits
         return (image.float() * high).numpy().astype(np.uint8)
 
-    # ---- training samples that a net sets its first layer from
+    # ---- what is taken from the training data
+
+    @property
+    def known_weights(self) -> tuple[float, ...]:
+        """The class weights as numbers; () where there are none, or labels are still to be counted."""
+        return self.class_weights if isinstance(self.class_weights, tuple) else ()
+
+    def complete(self, sources: Sequence[Any]) -> Self:
+        """Count the labels of the training data where the class weights ask for it. Raises DataError."""
+        if self.class_weights != "balanced":
+            return self
+        from visloom.labels import balanced_weights, counts
+
+        found = sum(counts(source, len(self.classes)) for source in sources)
+        return dataclasses.replace(self, class_weights=balanced_weights(found))  # type: ignore[arg-type]
 
     @property
     def needs_samples(self) -> int:

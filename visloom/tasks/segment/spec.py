@@ -15,6 +15,7 @@ from visloom.errors import ConfigError, DataError
 from visloom.metrics import Metric
 from visloom.palette import Colour, palette
 from visloom.sample import Sample
+from visloom.tasks import checks
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.segment import views
 from visloom.tasks.segment.batch import SegmentBatch
@@ -69,16 +70,10 @@ class Segment:
             raise ValueError(f"aux and long must not be negative, got {self.aux} and {self.long}")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales must be one or more positive factors, got {self.scales}")
-        if isinstance(self.normalise, Normalise) and len(self.normalise.mean) != self.channels:
-            raise ValueError(
-                f"normalise has {len(self.normalise.mean)} numbers and the images {self.channels} channels"
-            )
+        checks.check_normalise(self)
         if not self.classes:
             return
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes must be two or more different names, got {self.classes}")
-        if self.colours and len(self.colours) != len(self.classes):
-            raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
+        checks.check_names(self.classes, self.colours)
         PixelMetrics(self.classes, self.background)
         self.class_weights()
 
@@ -96,22 +91,12 @@ class Segment:
         """Make the module, its weights drawn from torch's generator. Raises ConfigError if it cannot be built."""
         from visloom.tasks.segment.module import SegmentModule
 
-        if not self.classes:
-            raise ConfigError("the task has no classes yet: set task.classes", path="task.classes")
+        checks.need_classes(self.classes)
         return SegmentModule(self.net.build(len(self.classes), self.channels), self)
 
     def normalisation(self) -> Normalise:
         """Return the normalisation in force."""
-        if isinstance(self.normalise, Normalise):
-            return self.normalise
-        found = self.net.normalisation()
-        if found is None:
-            raise ConfigError(
-                f"{type(self.net).__name__} does not say which normalisation it expects: set task.normalise "
-                "to {mean: [...], std: [...]}, in 0-255 units",
-                path="task.normalise",
-            )
-        return found.channels(self.channels)
+        return checks.normalisation(self)
 
     def header(self) -> dict[str, str]:
         """What a run says at its start, besides what it says of every task."""
@@ -251,12 +236,7 @@ class Segment:
 
     def bare(self) -> Segment:
         """Return this task without pretrained weights: those of a checkpoint follow, and no network is there."""
-        names: set[str] = (
-            {f.name for f in dataclasses.fields(self.net)} if dataclasses.is_dataclass(self.net) else set()
-        )
-        none = {"pretrained": False, "weights": ""}
-        changes: dict[str, Any] = {name: value for name, value in none.items() if name in names}
-        return dataclasses.replace(self, net=dataclasses.replace(self.net, **changes)) if changes else self  # type: ignore[type-var]
+        return checks.bare(self)
 
     def with_tta(self, words: str) -> Segment:
         """Return this task with the views of `predict --tta`: flip, scales, multiscale, sliding, none; the word
