@@ -78,7 +78,8 @@ def sgd(model):
     return torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.0001)
 
 
-def test_resume_goes_on_with_the_moments_as_torch_does_by_hand(tmp_path, digits):
+@pytest.mark.parametrize("named", [True, False])
+def test_resume_goes_on_with_the_moments_as_torch_does_by_hand(tmp_path, digits, named):
     torch.manual_seed(0)
     model = Old()
     optimizer = sgd(model)
@@ -88,14 +89,17 @@ def test_resume_goes_on_with_the_moments_as_torch_does_by_hand(tmp_path, digits)
         "mmcls_version": "0.8.0",
         "epoch": 2,
         "iter": 2,
-        "CLASSES": Mnist().classes(),
     }
+    if named:
+        meta["CLASSES"] = Mnist().classes()
     kept = {"meta": meta, "state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(kept, tmp_path / "epoch_2.pth")
     out = tmp_path / "ckpt"
     assert main(["import-checkpoint", "mmcls", str(tmp_path / "epoch_2.pth"), "--out", str(out)]) == 0
     words = ["--data", str(tmp_path / "mnist"), "--device", "cpu", "--log-level", "error"]
     assert main(["resume", str(out), *words, "length=steps:4", "log.every=steps:1"]) == 0
+    told = f"classes are matched by their order: '0' of task.classes is {Mnist().classes()[0]!r}"
+    assert (told in (out / "log.txt").read_text()) is not named
     # by hand: the third epoch with the old learning rate, the fourth with a tenth of it
     losses = steps(model, optimizer, digits, [0.5, 0.05])
     state = Checkpoints(out / "checkpoints").load()
@@ -128,10 +132,18 @@ FOLDER_CONFIG = (
 )
 
 
-def test_evaluate_on_folders_counts_what_the_network_says(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["ant", "bee", "cat"], ["ant", "bee", "cat"]),
+        (["n01440764", "n01443537", "n01484850"], ["tench", "goldfish", "great white shark"]),
+        (["n01440764", "n01443537", "n01484850"], None),  # a file without names
+    ],
+)
+def test_evaluate_on_folders_counts_what_the_network_says(tmp_path, names, classes):
     torch.manual_seed(0)
     net = ResNetCifar(18).build(3, 3).eval()
-    names, draw = ["ant", "bee", "cat"], np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     for part in ("train", "val"):
         for name in names:
             (tmp_path / "set" / part / name).mkdir(parents=True)
@@ -153,7 +165,7 @@ def test_evaluate_on_folders_counts_what_the_network_says(tmp_path):
         right = int((net(x).argmax(1) == torch.tensor(labels)).sum())
         flipped = int((net(x.flip(1)).argmax(1) == torch.tensor(labels)).sum())
     assert 0 < right < 9 and right != flipped  # the order of the colours counts
-    meta = {"config": FOLDER_CONFIG, "CLASSES": names}
+    meta = {"config": FOLDER_CONFIG} | ({} if classes is None else {"CLASSES": classes})
     torch.save({"meta": meta, "state_dict": mmcls.old_names(ResNetCifar(18), net)}, tmp_path / "a.pth")
     assert main(["import-checkpoint", "mmcls", str(tmp_path / "a.pth"), "--out", str(tmp_path / "ckpt")]) == 0
     words = ["--data", str(tmp_path / "set"), "--device", "cpu", "--json", str(tmp_path / "found.json")]

@@ -128,3 +128,30 @@ def test_files_of_other_programs_say_what_they_lack(tmp_path):
     onnx.save(model, str(tmp_path / "theirs.onnx"))
     with pytest.raises(ConfigError, match="neither classes nor normalisation"):
         open_saved(tmp_path / "theirs.onnx")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"type": "ResNet", "depth": 18},
+        {"type": "ResNetV1d", "depth": 50},
+        {"type": "MobileNetV2"},
+        {"type": "ShuffleNetV2", "widen_factor": 0.5},
+        {"type": "ShuffleNetV1", "groups": 3},
+        {"type": "VGG", "depth": 11, "norm_cfg": {"type": "BN"}},
+    ],
+    ids=lambda each: each["type"],
+)
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_networks_of_the_zoo_are_exported_and_answer_alike(old, tmp_path, backbone, to):
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    opened = open_saved(old, device="cpu")
+    spec = replace(opened.spec, net=zoo.of_config(backbone), channels=3, normalise="net")
+    task = spec.build().eval()
+    saved = replace(opened, spec=spec, task=task)
+    rows = dict(export_network(saved, tmp_path / f"m{'.onnx' if to == 'onnx' else '.pt2'}", to, size=64))
+    assert "differs by" in str(rows["compared"])
+    assert "(B, 3, 64, 64)" in str(rows["input"])

@@ -119,6 +119,17 @@ def only_file(files: Sequence[Path]) -> Path:
     return files[0]
 
 
+def named_classes(file: str) -> tuple[str, ...]:
+    """The class names of `--option classes=FILE`, one per line; () without a file. Raises ConfigError."""
+    if not file:
+        return ()
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--option classes={file} cannot be read: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
 def recognise(path: Path) -> Any:
     """The converter whose system a file is from, by the names of its tensors. Raises ConfigError if none is."""
     old = read_old(path)

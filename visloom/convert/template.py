@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visloom.convert.common import ConvertedConfig, ConvertedWeights, Row, Verdict, only_file
+from visloom.convert.common import ConvertedConfig, ConvertedWeights, Row, Verdict, named_classes, only_file
 from visloom.convert.oldfiles import Old, read_old
 from visloom.data.photometric import GaussianBlur
 from visloom.data.transforms import Pad, RandomCrop, RandomFlip, RandomRotation, RandomScale, Resize
@@ -150,13 +150,8 @@ def _task(
     """The task of a network: classes, colours and normalisation of its data set, where that is known."""
     known = _data(kind) if kind else None
     notes: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
+    names = named_classes(classes)
     if classes:
-        try:
-            lines = Path(classes).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--option classes={classes} cannot be read: {error}") from error
-        names = tuple(line.strip() for line in lines if line.strip())
         if len(names) != count:
             raise ConfigError(f"{len(names)} class names for a head of {count} classes")
     elif known is not None and len(known.classes) == count:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from visloom.convert.common import ConvertedWeights, Row, only_file, without_data
+from visloom.convert.common import ConvertedWeights, Row, named_classes, only_file, without_data
 from visloom.convert.maskrcnn import names
 from visloom.convert.maskrcnn.catalog import resolve
 from visloom.convert.maskrcnn.settings import config
@@ -90,7 +90,7 @@ def weights(
             f"{path}: a Detectron model needs --into RECIPE, whose net says how its parts are joined"
         )
     else:
-        task = _task(kind, shapes, _class_names(classes))
+        task = _task(kind, shapes, named_classes(classes))
     return _converted(old, tensors, kind, task, into)
 
 
@@ -100,16 +100,6 @@ def _task_of(run: Run) -> Detect:
     if not run.task.classes:
         raise ConfigError("the task of --into has no classes yet: set task.classes", path="task.classes")
     return run.task
-
-
-def _class_names(file: str) -> tuple[str, ...]:
-    if not file:
-        return ()
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--option classes={file} cannot be read: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _task(kind: Flavour, shapes: Mapping[str, tuple[int, ...]], named: tuple[str, ...]) -> Detect:

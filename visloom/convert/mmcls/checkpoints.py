@@ -13,11 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from visloom.convert import pyconfig
-from visloom.convert.common import Row
+from visloom.convert.common import Row, named_classes
 from visloom.convert.keys import Keys
 from visloom.convert.mmcls import configs, zoo
 from visloom.convert.mmcls.pipelines import RGB_ARRAYS
@@ -68,11 +67,7 @@ def class_names(old: Old, count: int, file: str) -> tuple[tuple[str, ...], str]:
     names: Sequence[Any] = ()
     source = "numbers, as the file has no names (--option classes=FILE)"
     if file:
-        try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--option classes={file} cannot be read: {error}") from error
-        names, source = [line.strip() for line in lines if line.strip()], file
+        names, source = named_classes(file), file
     elif isinstance(meta.get("CLASSES"), list | tuple):
         names, source = meta["CLASSES"], "meta.CLASSES"
     elif isinstance(inner, Mapping) and isinstance(inner.get("classes"), list | tuple):
