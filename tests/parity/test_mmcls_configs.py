@@ -173,7 +173,7 @@ def test_the_document_from_the_command_line(document, tmp_path, capsys):
     assert "resnet50.py:86" in said and "optim.lr" in said
     run = load(out)
     assert run == converter.config(document).run
-    assert main(["import-config", "mmcls", str(document), "--out", str(out)]) == 3  # nothing is overwritten
+    assert main(["import-config", "mmcls", str(document), "--out", str(out)]) == 2  # nothing is overwritten
     assert main(["import-config", "mmcls", str(document), "--out", str(tmp_path / "mine.py")]) == 2
 
 
