@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tests import segroots
+from visloom.assemble import assemble
+from visloom.config import load
 from visloom.data import ade20k, cityscapes, cocostuff, layout, voc
 from visloom.data.ade20k import Ade20k
 from visloom.data.cityscapes import Cityscapes
@@ -15,6 +17,7 @@ from visloom.data.deepscene import DeepScene
 from visloom.data.legend import voc_palette
 from visloom.data.voc import Voc
 from visloom.errors import DataError
+from visloom.newrecipe import write_new
 from visloom.stream import rooted
 
 
@@ -292,3 +295,22 @@ def test_other_cityscapes_and_voc_roots_are_recognised(tmp_path):
         assert found.parts["train"].part == "train"
         assert len(rooted(found.parts["train"], root)) == 2
     assert voc.recognise(tmp_path / "a") is None
+
+
+@pytest.mark.parametrize(
+    ("write", "classes"),
+    [
+        (segroots.voc, 21),
+        (segroots.cityscapes, 19),
+        (segroots.ade20k, 150),
+        (segroots.deepscene, 5),
+        (segroots.clothes, 59),
+    ],
+)
+def test_new_recipes_of_published_layouts_can_start(tmp_path, write, classes):
+    write(tmp_path / "data")
+    made = write_new(tmp_path / "mine.yaml", tmp_path / "data")
+    parts = assemble(load(str(made.file)))
+    assert len(parts.run.task.classes) == classes
+    sample = parts.train.leaves()[0].source.read(0)
+    assert int(sample.masks["class"].max()) < classes
