@@ -1,9 +1,9 @@
 """Frustum association: which radar return belongs to which box, for all boxes of a batch at once.
 
-Each box looks for the nearest radar pixel inside it whose depth fits (Nabati and Qi 2021, "CenterFusion",
-section 4.3) and
-writes that pixel's depth and velocity around its middle. Training passes annotated boxes, inference predicted ones.
-There is no loop over boxes: only the raster's few hits are compared, and rectangles are painted by one scatter.
+Each box looks for the nearest radar pixel inside it whose depth fits (Nabati and Qi 2021, "CenterFusion", section 4.3)
+and writes that pixel's depth and velocity around its middle. Training passes annotated boxes, inference predicted ones.
+There is no loop over boxes and no mask of boxes by pixels: a picture's few hits are sorted by depth, so that those
+within a box's window of depths are one range of them; and only pixels that are painted are looked at again.
 """
 
 from __future__ import annotations
@@ -45,22 +45,25 @@ def associate(
     if not count:
         return torch.zeros_like(raster)
     hit = _nearest(raster, box, depth, reach, valid, unclipped)  # (B, K), -1 for none
-    found = hit >= 0
-    flat = raster.flatten(2)  # (B, 3, HW)
-    values = flat.gather(2, hit.clamp_min(0)[:, None].expand(-1, 3, -1))  # (B, 3, K)
-    values = values / raster.new_tensor(scale)[:, None]
     if order:  # a later box overwrites an earlier one
         rank = torch.arange(count, device=box.device).expand(batch, -1)
     else:  # a nearer box overwrites a farther one
         rank = depth.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     rows, columns = _middles(box, middle, height, width, order=order)
-    winner = _paint(rows, columns, rank, found, height, width)  # (B, HW) rank of the box shown, -1 for none
-    by_rank = torch.empty_like(rank).scatter_(
-        1, rank, torch.arange(count, device=box.device).expand(batch, -1)
-    )
-    which = by_rank.gather(1, winner.clamp_min(0))  # (B, HW)
-    shown = values.gather(2, which[:, None].expand(-1, 3, -1))  # (B, 3, HW)
-    return torch.where((winner >= 0)[:, None], shown, shown.new_zeros(())).view_as(raster)
+    owner, at = _painted(rows, columns, hit >= 0, width)  # (M,) which box paints, and which pixel
+    cells = height * width
+    picture = torch.arange(batch, device=box.device).repeat_interleave(count)  # (BK,) of each box
+    place = (picture * cells)[owner] + at
+    ranks = rank.reshape(-1)[owner]
+    canvas = torch.full((batch * cells,), -1, dtype=torch.int64, device=box.device)
+    canvas.scatter_reduce_(0, place, ranks, "amax")
+    wins = (canvas[place] == ranks).nonzero()[:, 0]  # one box a pixel
+    owner, at = owner[wins], at[wins]
+    base = (picture * (3 * cells))[owner] + torch.arange(3, device=box.device)[:, None] * cells  # (3, M)
+    values = raster.reshape(-1)[base + hit.reshape(-1)[owner]]  # (3, M)
+    made = torch.zeros(raster.numel(), dtype=raster.dtype, device=raster.device)
+    made[base + at] = values / raster.new_tensor(scale)[:, None]
+    return made.view_as(raster)
 
 
 def _nearest(
@@ -68,27 +71,46 @@ def _nearest(
 ) -> Tensor:
     """Flat pixel of the nearest fitting hit of each box, the first of equals, or -1: (B, K) int64."""
     batch, _, height, width = raster.shape
+    count = box.shape[1]
     at = raster[:, 0].nonzero()  # (P, 3): picture, row, column; in row-major order
-    count = torch.bincount(at[:, 0], minlength=batch)
-    most = int(count.max()) if len(at) else 0
+    hits = torch.bincount(at[:, 0], minlength=batch)  # (B,)
+    most = int(hits.max()) if len(at) else 0
+    none = torch.full((batch * count,), -1, dtype=torch.int64, device=raster.device)
     if not most:
-        return torch.full(depth.shape, -1, dtype=torch.int64, device=raster.device)
-    place = torch.arange(len(at), device=at.device) - (count.cumsum(0) - count)[at[:, 0]]
-    pixel = torch.zeros(batch, most, dtype=torch.int64, device=at.device)
-    far = raster.new_full((batch, most), float("inf"))  # padding fits no box
-    pixel[at[:, 0], place] = at[:, 1] * width + at[:, 2]
-    far[at[:, 0], place] = raster[at[:, 0], 0, at[:, 1], at[:, 2]]
+        return none.view(batch, count)
+    # the hits of each picture, near to far, equals in row-major order: (B, P), padded by infinitely far ones
+    picture, away = at[:, 0], raster[:, 0][at.unbind(1)]
+    by_depth = away.argsort(stable=True)
+    by_depth = by_depth[picture[by_depth].argsort(stable=True)]
+    at, away = at[by_depth], away[by_depth]
+    pad = (
+        torch.arange(len(at), device=at.device)
+        + (torch.arange(batch, device=at.device) * most - (hits.cumsum(0) - hits))[picture]
+    )
+    far = raster.new_full((batch * most,), float("inf"))
+    far[pad] = away
+    place = at.new_zeros(batch * most)
+    place[pad] = at[:, 1] * width + at[:, 2]
+    # the range of hits within each box's window
+    sides = [(depth - reach).clamp_min(0), depth + reach]
+    first = torch.searchsorted(far.view(batch, most), sides[0].contiguous(), right=True)  # (B, K)
+    end = torch.searchsorted(far.view(batch, most), sides[1].contiguous())
+    long = ((end - first).clamp_min(0) * valid).view(-1)  # (BK,)
+    owner = torch.repeat_interleave(long)  # (M,) the box of each candidate
+    start = first.view(-1) + torch.arange(batch, device=at.device).repeat_interleave(count) * most
+    mine = torch.arange(len(owner), device=at.device) + (start - (long.cumsum(0) - long))[owner]
+    # the first of them that lies in the box
     low, high = box[..., :2].floor(), box[..., 2:].ceil() + 1
     left, right = _span(low[..., 0], high[..., 0], width, unclipped)
     top, bottom = _span(low[..., 1], high[..., 1], height, unclipped)
-    row, column = (pixel // width)[:, None], (pixel % width)[:, None]  # (B, 1, P)
-    fits = (column >= left[..., None]) & (column < right[..., None])
-    fits &= (row >= top[..., None]) & (row < bottom[..., None])
-    away = far[:, None]
-    fits &= (away < (depth + reach)[..., None]) & (away > (depth - reach).clamp_min(0)[..., None])
-    fits &= valid[..., None]
-    best = torch.where(fits, away, float("inf")).min(2)  # (B, K)
-    return torch.where(best.values.isfinite(), pixel.gather(1, best.indices), -1)
+    edges = torch.stack([left, right, top, bottom], -1).view(-1, 4)[owner]  # (M, 4)
+    row, column = (place // width)[mine], (place % width)[mine]
+    fits = (column >= edges[:, 0]) & (column < edges[:, 1]) & (row >= edges[:, 2]) & (row < edges[:, 3])
+    beyond = batch * most
+    which = fits.nonzero()[:, 0]
+    best = torch.full_like(none, beyond).scatter_reduce_(0, owner[which], mine[which], "amin")
+    found = best < beyond
+    return torch.where(found, place[best.clamp_max(beyond - 1)], none).view(batch, count)
 
 
 def _span(low: Tensor, high: Tensor, size: int, unclipped: bool) -> tuple[Tensor, Tensor]:
@@ -112,23 +134,14 @@ def _middles(
     return _span(low[..., 1], high[..., 1], height, order), columns
 
 
-def _paint(
-    rows: tuple[Tensor, Tensor],
-    columns: tuple[Tensor, Tensor],
-    rank: Tensor,
-    shown: Tensor,
-    height: int,
-    width: int,
-) -> Tensor:
-    """The highest rank among the rectangles that cover each pixel, or -1: (B, HW) int64."""
-    batch, count = rank.shape
+def _painted(
+    rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], shown: Tensor, width: int
+) -> tuple[Tensor, Tensor]:
+    """Every pixel of every rectangle that is shown: the rectangle's number, and the flat pixel, (M,) int64 each."""
     wide = (columns[1] - columns[0]).clamp_min(0)
     area = ((rows[1] - rows[0]).clamp_min(0) * wide * shown).flatten()  # (BK,)
-    owner = torch.repeat_interleave(area)  # (M,) number of the rectangle of each painted pixel
+    owner = torch.repeat_interleave(area)
     inside = torch.arange(len(owner), device=area.device) - (area.cumsum(0) - area)[owner]
     across = wide.flatten()[owner]
     row = rows[0].flatten()[owner] + inside // across
-    column = columns[0].flatten()[owner] + inside % across
-    at = (owner // count) * (height * width) + row * width + column
-    canvas = torch.full((batch * height * width,), -1, dtype=torch.int64, device=area.device)
-    return canvas.scatter_reduce_(0, at, rank.flatten()[owner], "amax").view(batch, height * width)
+    return owner, row * width + columns[0].flatten()[owner] + inside % across
