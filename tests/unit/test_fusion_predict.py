@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.fusion import NARROW
@@ -28,21 +29,29 @@ from visloom.tasks.fusion3d.panorama import heading_of, in_rows, panorama
 from visloom.tasks.fusion3d.world import read_submission
 from visloom.units import Monitor, Steps
 
+TASK = Fusion3d(net=NARROW, hidden=4, detections=10, shown=0.0)
 RIDES = Rides(part="val", rides=1, moments=2, height=64, width=128)
 
 
 def tiny(out) -> Run:
-    """A run of a few steps, with an evaluation of twelve pictures."""
+    """A run of one step, which finds boxes of a sensible size from the first, with an evaluation of twelve pictures."""
     frame = (Frame(size=(64, 128)),)
+    torch.manual_seed(0)
+    task = TASK.build()
+    dims = task.primary["dims"][-1]
+    torch.nn.init.zeros_(dims.weight)
+    torch.nn.init.constant_(dims.bias, 1.5)
+    torch.save(task.state_dict(), out / "start.pth")
     return Run(
         name="tiny",
-        task=Fusion3d(net=NARROW, hidden=4, detections=10, shown=0.0),
+        task=TASK,
+        init={"model": str(out / "start.pth")},
         train=Shuffled(source=RIDES, batch=2, transform=frame),
         evals={
             "val": Eval(stream=Ordered(source=RIDES, batch=8, transform=frame), monitor=Monitor("max", "nds"))
         },
-        length=Steps(15),
-        optim=Optim(name="Adam", lr=0.02),
+        length=Steps(1),
+        optim=Optim(name="SGD", lr=1e-9),
         host=Host(out=str(out), workers=0, device="cpu"),
         log=Log(tensorboard=False, images=2),
     )
@@ -63,7 +72,7 @@ def test_a_data_root_becomes_a_submission_a_table_and_pictures(trained, tmp_path
     assert [row["file"] for row in made.rows] == tokens and made.what == "moments" and not made.failed
     found = read_submission(tmp_path / "results.json", tokens, CLASSES, ATTRIBUTES)
     up = np.concatenate([rotation_matrix(boxes.rotation)[:, :, 2] for boxes in found.values()])
-    assert len(up) > 2 and np.allclose(up, [0, 0, 1])  # upright
+    assert len(up) > 20 and np.allclose(up, [0, 0, 1])  # upright
     with (tmp_path / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == sum(map(len, found.values())) and {row["file"] for row in rows} == set(tokens)
