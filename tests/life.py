@@ -9,6 +9,7 @@ arms a fault point.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pkgutil
@@ -25,8 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
+from tests import detectors
 from tests.lives import OFF, Mixing
 from tests.small import Rows, Small, SmallModule, small_run
 from tests.worlds import Jitter, Numbers
@@ -35,8 +38,9 @@ from visloom.drive import resume, train
 from visloom.errors import VisloomError
 from visloom.run import Ema, Eval, Host, How, Log, Run, Save
 from visloom.sample import Sample
-from visloom.stream import Ordered, Shuffled
+from visloom.stream import Ordered, Pair, Shuffled
 from visloom.task import Batch, Losses
+from visloom.tickets import Tickets
 from visloom.units import Epochs, Monitor, NonFinite, Steps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,6 +154,16 @@ def bad_picture_pair(out: Path, workers: int) -> Run:
     return small_run(out, train=broken)
 
 
+def detector(out: Path, workers: int) -> Run:
+    """A small detector on the town."""
+    return detectors.detector(out, workers)
+
+
+def adapted(out: Path, workers: int) -> Run:
+    """A small detector that adapts to fog, aligned and taught."""
+    return detectors.adapted(out, workers)
+
+
 def odd_batch(out: Path, workers: int) -> Run:
     """For two processes: a batch that they cannot divide."""
     return small_run(out, train=Shuffled(source=Numbers(size=50), batch=7))
@@ -241,6 +255,7 @@ def mark(folder: str, name: str) -> bool:
 MUTANTS: dict[str, tuple[str, Any]] = {
     "the meter is forgotten": ("visloom.meter.Meter.restore", lambda self, *state: None),
     "moments are forgotten": ("visloom.optim.Optimizers.load_state_by_name", lambda self, *state: None),
+    "the target starts anew": ("visloom.stream.Pair.tickets", lambda self, step: _anew(self, step)),
     "data start anew": ("visloom.launch.Interruptible.open", lambda self, start=0: self.feed.open(0)),
     "draws of the process": (
         "tests.life.Mixing.collate",
@@ -253,6 +268,14 @@ MUTANTS: dict[str, tuple[str, Any]] = {
 """What could be forgotten: a name, the place of a function, and what stands there instead."""
 
 _mixed = Mixing.collate
+
+
+def _anew(pair: Pair, step: int) -> Tickets:
+    """The tickets of a Pair whose second half begins where this life does."""
+    source, target = pair._halves()
+    begun = pair.__dict__.setdefault("_begun", step) if step else 0
+    left, right = source.tickets(step), target.tickets(step - begun)
+    return Tickets.join([left, Tickets(right.source + np.int32(1), right.index, right.key, right.parts)])
 
 
 def live(out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = "") -> int:
@@ -285,11 +308,12 @@ class Server:
     `start` begins one and returns its process id; `wait` returns how it ended: an exit code, or minus a signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
+        """modules: what lives need besides, imported once."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.pop("VISLOOM_FAULT", None)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.life", "--serve"],
+            [sys.executable, "-m", "tests.life", "--serve", *modules],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -368,8 +392,10 @@ class Server:
         return [int(word) for word in line.split()]
 
 
-def serve() -> None:
+def serve(*modules: str) -> None:
     """Fork a life for each order on standard input; print its process ids, and then how they ended."""
+    for module in modules:
+        importlib.import_module(module)
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch: once, not in every life
     for line in sys.stdin:
         asked = json.loads(line)
@@ -407,8 +433,8 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
-        serve()
+    if sys.argv[1] == "--serve":
+        serve(*sys.argv[2:])
     else:
         out, name, *more = sys.argv[1:]
         raise SystemExit(live(Path(out), name, int(more[0]) if more else 0))

@@ -1,8 +1,11 @@
 """What the original DA Faster R-CNN (on maskrcnn-benchmark) answered, met with compat: `da_tiny_c4.npz`, `da_math.npz`.
 
 Tolerances: losses 1e-5, boxes 0.01 px, gradient norms 1e-4, as the fixtures' README says. One exception: gradients
-that passed through the ReLUs of the ResNet depend on the convolution kernels. With oneDNN off, this same code moves
-some of them by 2e-3; so 1e-4 is asked of the heads, of the norm of all, and of half of the single body tensors.
+behind the ReLUs of the ResNet. Some activations lie so near 0 that rounding decides whether they pass, so norms of
+single tensors depend on the convolution kernels: with oneDNN off, this same code moves some by 2e-3, and the fixture
+itself lies up to 1.8e-3 from double precision (35 of 62 tensors by more than 1e-4, measured below). Ours lie within
+3.1e-4 of the fixture, with 11 tensors further than 1e-4. So 1e-4 is asked of the heads, of the norm of all, and of half
+of the single body tensors.
 """
 
 import json
@@ -143,6 +146,38 @@ def test_losses_and_gradients_are_those_of_the_original(fixture, monkeypatch, ca
     assert np.linalg.norm([*ours.values()]) == pytest.approx(np.linalg.norm([*theirs.values()]), rel=1e-4)
     assert np.median([abs(ours[old] / norm - 1) for old, norm in theirs.items()]) < 1e-4
     assert losses.logs["regions/source"] == losses.logs["regions/target"] == 256
+
+
+def test_in_double_precision_the_losses_are_the_originals_and_its_gradients_are_as_far_off_as_ours(
+    fixture, monkeypatch
+):
+    case = "train_dropout_off"
+    wanted = {
+        k.split("/")[2]: v
+        for k, v in fixture.meta.items()
+        if k.startswith(f"{case}/grad_norm/") and v is not None
+    }
+
+    def norms(task):
+        losses = task(fixture.batch())
+        sum(losses.terms.values()).backward()
+        parameters = dict(task.named_parameters())
+        return losses.terms, {old: parameters[renamed(old)].grad.double().norm().item() for old in wanted}
+
+    _, ours = norms(prepared(fixture, case, monkeypatch))
+    exact = prepared(fixture, case, monkeypatch).double()
+    single = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else single(x))
+    monkeypatch.setattr(exact, "images", lambda image, sizes: fixture["images"].double())
+    terms, truth = norms(exact)
+    assert terms["classes"].dtype == torch.float64
+    for old, new in NAMES.items():
+        loss = fixture.meta[f"{case}/losses/{old}"]
+        # the consistency is a difference of nearly equal numbers: single precision leaves it an absolute error
+        assert terms[new].item() == pytest.approx(loss, rel=1e-5, abs=2e-7), old
+    off, theirs = ([abs(found[old] / truth[old] - 1) for old in wanted] for found in (ours, wanted))
+    assert sum(distance > 1e-4 for distance in theirs) > 20  # what the tolerance above cannot ask for
+    assert max(off) < 1.5 * max(theirs) and np.median(off) < 1.5 * np.median(theirs)
 
 
 def test_features_proposals_and_regions_are_those_of_the_original(fixture, monkeypatch):

@@ -5,14 +5,19 @@
     visloom train foggy:oracle                trained on the fog's own labels: what could be reached
     visloom train foggy:teacher               a teacher labels the fog
     visloom demo adapt                        source and adapted from one burn-in, side by side
+    visloom train foggy:original --data DIR   Cityscapes to Foggy Cityscapes, as DA Faster R-CNN was published
 
-`foggy:original` is the schedule of DA Faster R-CNN on R-50-C4; its streams wait for the data set of yours.
+DIR/cityscapes holds gtFine, leftImg8bit and leftImg8bit_foggy (beta 0.02) as they are unpacked. Nothing was trained on
+them here: 41.0 % AP50 is published for this schedule on R-50-C4 from MSRA's weights (init.net.backbone.body takes them,
+see `visloom import-checkpoint maskrcnn catalog://ImageNetPretrained/MSRA/R-50`), 24.9 % without the fog.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from visloom.config import change
-from visloom.data.absent import Absent
+from visloom.data.cityscapes_boxes import CLASSES, CityscapesBoxes
 from visloom.data.photometric import ColorJitter, GaussianBlur
 from visloom.data.shortside import ShortSide
 from visloom.data.target import Strong, Target
@@ -134,22 +139,21 @@ def oracle() -> Run:
 
 
 def original() -> Run:
-    """Cityscapes to Foggy Cityscapes as published: R-50-C4, 1 + 1 pictures of 600 pixels, 70,000 iterations.
-
-    The streams hold no data set yet: set train.source.source, train.target.source and evals.val.stream.source.
-    """
+    """Cityscapes to Foggy Cityscapes as published: R-50-C4, 1 + 1 pictures of 600 pixels, 70,000 iterations."""
     resize = ShortSide(short=(600,), longest=1200)
 
-    def half(*first: Target) -> Shuffled:
+    def streets(part: Literal["train", "val"], *beta: float) -> CityscapesBoxes:
+        return CityscapesBoxes(root="cityscapes", part=part, beta=beta)
+
+    def half(source: CityscapesBoxes, *first: Target) -> Shuffled:
         return Shuffled(
-            source=Absent(),
+            source=source,
             batch=1,
             transform=(*first, resize, RandomFlip()),
             group="orientation",
             tail="wrap",
         )
 
-    classes = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
     net = FasterRCNN(
         body=ResNetBody(depth=50),
         neck="c4",
@@ -160,11 +164,11 @@ def original() -> Run:
     )
     return Run(
         name="foggy-original",
-        task=Adapt(net=net, classes=classes, compat=True),
-        train=Pair(source=half(), target=half(Target())),
+        task=Adapt(net=net, classes=CLASSES, compat=True),
+        train=Pair(source=half(streets("train")), target=half(streets("train", 0.02), Target())),
         evals={
             "val": Eval(
-                stream=Ordered(source=Absent(), batch=1, transform=(resize,)),
+                stream=Ordered(source=streets("val", 0.02), batch=1, transform=(resize,)),
                 every=Steps(5000),
                 monitor=Monitor("max", "ap50"),
             )
