@@ -46,9 +46,9 @@ SHAPES = {
 EXACT = ("ragged boxes", "idle heads", "unlabeled target")
 
 
-def live(shape: Shape) -> dict[str, Any]:
+def live(shape: Shape, lr: float = 0.05) -> dict[str, Any]:
     """Train a shape for some steps in this process's place, and evaluate it."""
-    optim = Optim(name="SGD", lr=0.05, options={"momentum": 0.9})
+    optim = Optim(name="SGD", lr=lr, options={"momentum": 0.9})
     engine = shapes.engine_of(shape.spec, shape.train, STEPS, how=shape.how, optim=optim)
     losses = shapes.train(engine)
     values = shapes.evaluation(shape.spec, engine, shape.seen)
@@ -56,48 +56,48 @@ def live(shape: Shape) -> dict[str, Any]:
     return {"losses": losses, "weights": weights, "values": values.values, "count": values.count}
 
 
-def process(rank: int, folder: Path) -> None:
+def process(rank: int, folder: Path, made: dict[str, Shape], lr: float) -> None:
     """What one of the two processes does."""
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
-    torch.save({name: live(shape) for name, shape in SHAPES.items()}, folder / f"{rank}.pt")
+    torch.save({name: live(shape, lr) for name, shape in made.items()}, folder / f"{rank}.pt")
     dist.stop()
 
 
-@pytest.fixture(scope="module")
-def lives(tmp_path_factory) -> list[dict[str, Any]]:
+def lived(folder: Path, made: dict[str, Shape], lr: float = 0.05) -> list[dict[str, Any]]:
     """What one process found, and what each of two found."""
     if not sys.platform.startswith("linux"):
         pytest.skip("processes are forked here")
-    folder = tmp_path_factory.mktemp("two")
-    alone = {name: live(shape) for name, shape in SHAPES.items()}
-    both = [
-        multiprocessing.get_context("fork").Process(target=process, args=(rank, folder)) for rank in range(2)
-    ]
+    alone = {name: live(shape, lr) for name, shape in made.items()}
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=process, args=(rank, folder, made, lr)) for rank in range(2)]
     for each in both:
         each.start()
     for each in both:
-        each.join(120)
+        each.join(600)  # seconds, where they cannot end by themselves
         if each.exitcode is None:
             each.kill()
     assert [each.exitcode for each in both] == [0, 0]
     return [alone, *(torch.load(folder / f"{rank}.pt") for rank in range(2))]
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_two_processes_agree(name, lives):
-    _, first, second = (each[name] for each in lives)
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory) -> list[dict[str, Any]]:
+    return lived(tmp_path_factory.mktemp("two"), SHAPES)
+
+
+def agree(first: dict[str, Any], second: dict[str, Any], count: int) -> None:
+    """Two processes hold the same weights, and found the same in an evaluation of so many samples."""
     for key, value in first["weights"].items():
         if "running" not in key:  # each keeps the statistics of its own half
             assert torch.equal(value, second["weights"][key]), key
     assert first["values"] == pytest.approx(second["values"], rel=0, abs=0, nan_ok=True)
-    assert first["count"] == len(SHAPES[name].seen.source)
+    assert first["count"] == count
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_two_processes_compute_what_one_computes(name, lives):
-    alone, first, second = (each[name] for each in lives)
+def compute_the_same(alone: dict[str, Any], first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Losses, weights and metrics of two processes are those of one, but for the order of sums."""
     for step, (one, two) in enumerate(zip(first["losses"], second["losses"], strict=True)):
         mean = {term: (one[term] + two[term]) / 2 for term in one}
         assert mean == pytest.approx(alone["losses"][step], rel=1e-4, abs=1e-6)
@@ -107,3 +107,14 @@ def test_two_processes_compute_what_one_computes(name, lives):
     assert {key: first["values"][key] for key in metrics} == pytest.approx(
         {key: alone["values"][key] for key in metrics}, rel=1e-6, nan_ok=True
     )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_two_processes_agree(name, lives):
+    _, first, second = (each[name] for each in lives)
+    agree(first, second, len(SHAPES[name].seen.source))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_two_processes_compute_what_one_computes(name, lives):
+    compute_the_same(*(each[name] for each in lives))

@@ -1,5 +1,6 @@
 """Detectors of other programs: files read whole, round trips the identity, numbers the original's."""
 
+import dataclasses
 import json
 import pickle
 
@@ -10,9 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from visloom.cli import main
 from visloom.convert import common, maskrcnn
 from visloom.convert.maskrcnn import catalog, names
-from visloom.convert.maskrcnn.defaults import DEFAULTS, UNUSED
+from visloom.convert.maskrcnn.defaults import BUILT, DEFAULTS, UNUSED
+from visloom.data.coco import Coco
 from visloom.data.shortside import ShortSide
 from visloom.errors import ConfigError
 from visloom.recipes.foggy import foggy
@@ -157,6 +160,79 @@ def test_other_anchors_of_detectron2_fail_loudly(tmp_path):
         maskrcnn.weights([file])
 
 
+LAST = {1: "2", 2: "3", 3: "5", 4: "2"}
+"""Number of the last block of each stage of a ResNet-50."""
+
+
+def caffe2(task, backbone=False):
+    """A detector's weights as Detectron's blobs, from maskrcnn-benchmark's names, by rules of this test's own."""
+    blobs, pyramid = {}, task.net.neck == "fpn"
+    for name, tensor in maskrcnn.original(task, task.build().state_dict()).items():
+        if backbone and ".body." not in name and ".layer4." not in name:
+            continue
+        layer, _, kind = name.rpartition(".")
+        short = {"weight": "w", "bias": "b"}.get(kind)
+        if short is None or "da_heads" in name or "anchor" in name:
+            continue
+        norm = "s" if kind == "weight" else "b"
+        if ".stem." in name:
+            blob = f"conv1_{short}" if layer.endswith("conv1") else f"res_conv1_bn_{norm}"
+        elif ".layer" in name:
+            stage, block, *rest = layer.partition(".layer")[2].split(".")
+            part = f"res{int(stage) + 1}_{block}_branch"
+            if rest[0] == "downsample":
+                blob = f"{part}1_w" if rest[1] == "0" else f"{part}1_bn_{norm}"
+            else:
+                letter = "abc"[int(rest[0][-1]) - 1]
+                blob = f"{part}2{letter}_" + (short if rest[0].startswith("conv") else f"bn_{norm}")
+        elif "fpn_inner" in name or "fpn_layer" in name:
+            level = int(layer[-1])
+            part = f"res{level + 1}_{LAST[level]}_sum"
+            lateral = "" if level == 4 else "_lateral"
+            blob = f"fpn_inner_{part}{lateral}_{short}" if "inner" in name else f"fpn_{part}_{short}"
+        elif name.startswith("rpn."):
+            word = layer.rpartition(".")[2]
+            blob = ("conv_rpn" if word == "conv" else f"rpn_{word}") + ("_fpn2_" if pyramid else "_") + short
+        elif "mask_fcn" in name and "logits" not in name:
+            blob = f"_[mask]_fcn{layer[-1]}_{short}"
+        else:
+            blob = f"{layer.rpartition('.')[2]}_{short}"
+        assert blob not in blobs, blob
+        blobs[blob] = tensor.numpy()
+    blobs["conv1_w_momentum"] = np.zeros(3, np.float32)
+    blobs["lr"] = np.float32(0.1)
+    return blobs
+
+
+@pytest.mark.parametrize("kind", ["c4", "fpn", "mask", "keypoints"])
+def test_whole_models_of_detectron_are_read_into_a_run(kind, tmp_path):
+    """Every tensor of heads and body arrives, but for statistics that affine norms do not have."""
+    pyramid = FasterRCNN(body=SMALL, width=16, head=32)
+    net = {
+        "c4": FasterRCNN(body=SMALL, neck="c4"),
+        "fpn": pyramid,
+        "mask": dataclasses.replace(pyramid, masks=True, mask_layers=(16, 16, 16, 16)),
+        "keypoints": dataclasses.replace(pyramid, keypoints=5),
+    }[kind]
+    task = Detect(net=net, classes=("a", "b"), compat=True)
+    torch.manual_seed(3)
+    blobs = caffe2(task)
+    file = tmp_path / "model_final.pkl"
+    with file.open("wb") as out:
+        pickle.dump({"blobs": blobs, "cfg": "MODEL: {}"}, out, protocol=2)
+    torch.manual_seed(3)
+    wanted = task.build().state_dict()
+    imported = maskrcnn.weights([file], into=dataclasses.replace(foggy(), task=task))
+    assert not any("start afresh" in note for note in imported.notes)
+    for name, tensor in wanted.items():
+        if "running" not in name:
+            assert torch.equal(imported.tensors[name], tensor), name
+    verdicts = {row.key: row.verdict for row in imported.rows}
+    assert {key for key, verdict in verdicts.items() if verdict != "taken"} <= {"lr", "conv1_w_momentum"}
+    with pytest.raises(ConfigError, match="needs --into RECIPE"):
+        maskrcnn.weights([file])
+
+
 BLOBS = {
     "conv1_w": "conv1.weight",
     "res_conv1_bn_s": "bn1.weight",
@@ -173,7 +249,9 @@ BLOBS = {
     "rpn_bbox_pred_w": "rpn.head.bbox_pred.weight",
     "cls_score_w": "cls_score.weight",
     "fc6_b": "fc6.bias",
+    "_[mask]_fcn3_w": "mask_fcn3.weight",
     "mask_fcn_logits_w": "mask_fcn_logits.weight",
+    "conv_fcn8_b": "conv_fcn8.bias",
     "conv5_mask_w": "conv5_mask.weight",
     "kps_score_lowres_w": "kps_score_lowres.weight",
 }
@@ -246,8 +324,6 @@ def test_a_pickle_runs_nothing(tmp_path, capsys):
 
 
 def test_a_head_of_other_classes_starts_afresh(tmp_path):
-    import dataclasses
-
     task = TASKS["c4"]
     file = tmp_path / "old.pth"
     torch.save({"model": maskrcnn.original(task, task.build().state_dict())}, file)
@@ -304,6 +380,69 @@ def test_catalog_names_and_what_to_do_without_a_network(tmp_path, monkeypatch):
     assert catalog.resolve(str(file)) == file
 
 
+def test_a_file_of_the_catalog_that_changed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("VISLOOM_WEIGHTS", str(tmp_path))
+    name = "catalog://Caffe2Detectron/COCO/35857197/e2e_faster_rcnn_R-50-C4_1x"
+    entry = catalog.entries()[name]
+    assert entry.url == (
+        "https://dl.fbaipublicfiles.com/detectron/35857197/12_2017_baselines/e2e_faster_rcnn_R-50-C4_1x.yaml.01_33_49."
+        "iAX0mXvW/output/train/coco_2014_train%3Acoco_2014_valminusminival/generalized_rcnn/model_final.pkl"
+    )
+    place = tmp_path / entry.file
+    place.write_bytes(b"weights")
+    for _ in range(2):
+        assert catalog.resolve(name) == place
+    place.write_bytes(b"other weights")
+    with pytest.raises(ConfigError, match=r"had 7 bytes and a sha256 of 9a12\w{4}\.\.\., now 13 and"):
+        catalog.resolve(name)
+    (tmp_path / f"{entry.file}.sha256").unlink()
+    assert catalog.resolve(name) == place
+
+
+def test_catalog_names_on_the_command_line(tmp_path, monkeypatch, capsys):
+    """Offline the command says which file belongs where; with the file there it imports it."""
+    monkeypatch.setenv("VISLOOM_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", _offline)
+    (tmp_path / "mine.py").write_text(RECIPE)
+    name = "catalog://ImageNetPretrained/MSRA/R-50"
+    words = [
+        "import-checkpoint",
+        "maskrcnn",
+        name,
+        "--into",
+        f"{tmp_path}/mine.py",
+        "--out",
+        f"{tmp_path}/ckpt",
+    ]
+    assert main(words) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    place = tmp_path / "weights" / "ImageNetPretrained_MSRA_R-50.pkl"
+    assert "detectron/ImageNetPretrained/MSRA/R-50.pkl" in said and str(place) in said.replace(" ", "")
+    assert not (tmp_path / "ckpt").exists()
+    place.parent.mkdir(exist_ok=True)
+    blobs = caffe2(TASKS["c4"], backbone=True)
+    with place.open("wb") as out:
+        pickle.dump({"blobs": blobs}, out, protocol=2)
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "start afresh" in said and "blue, green, red" in said
+
+
+def _offline(*args, **kwargs):
+    raise OSError("no network")
+
+
+RECIPE = """
+from tests.unit.test_convert_maskrcnn import TASKS
+from visloom.config import change
+from visloom.recipes.foggy import foggy
+
+
+def mine():
+    return change(foggy(), {"task": TASKS["c4"]})
+"""
+
+
 # ---- configs
 
 FOGGY = """
@@ -317,6 +456,8 @@ MODEL:
   DA_HEADS: {DA_IMG_GRL_WEIGHT: 0.1, DA_INS_GRL_WEIGHT: 0.05}
 DATASETS:
   SOURCE_TRAIN: ("cityscapes_fine_instanceonly_seg_train_cocostyle",)
+  TARGET_TRAIN: ("foggy_cityscapes_fine_instanceonly_seg_train_cocostyle",)
+  TEST: ("foggy_cityscapes_fine_instanceonly_seg_val_cocostyle",)
 DATALOADER: {SIZE_DIVISIBILITY: 32}
 INPUT:
   MIN_SIZE_TRAIN: (600,)
@@ -340,8 +481,20 @@ def test_the_shipped_config_of_foggy_cityscapes(tmp_path):
     assert run.train.source.transform[0] == ShortSide(short=(600,), longest=1200)
     assert run.task.divisible == 32
     rows = {row.key: row for row in found.rows}
-    assert len(rows) == 18
-    assert rows["DATASETS.SOURCE_TRAIN"].verdict == "not supported"
+    assert len(rows) == 20
+    assert run.task.classes[:3] == ("person", "rider", "car")
+    assert run.train.source.source == Coco(
+        file="cityscapes/annotations/instancesonly_filtered_gtFine_train.json",
+        images="cityscapes/images",
+        annotated=True,
+    )
+    target = run.train.target.source  # pictures without boxes are targets too
+    assert target.images == "foggy_cityscapes/images" and "foggy_" in target.file and not target.annotated
+    assert run.evals["test"].stream.source.file.endswith("foggy_instancesonly_filtered_gtFine_val.json")
+    assert {row.verdict for row in found.rows} == {
+        "taken",
+        "not needed",
+    }  # so it is written without --partial
     assert "import-checkpoint" in rows["MODEL.WEIGHT"].note
 
 
@@ -359,9 +512,63 @@ def test_upstream_s_spelling_and_a_pyramid_with_masks(tmp_path):
     assert type(found.run.task) is Detect
 
 
+def test_both_spellings_of_the_body_s_channels_are_one(tmp_path):
+    made = []
+    for key in ("BACKBONE: {CONV_BODY: R-50-FPN, OUT_CHANNELS: 128}", None):
+        file = tmp_path / "same.yaml"
+        body = key or "BACKBONE: {CONV_BODY: R-50-FPN}\n  RESNETS: {BACKBONE_OUT_CHANNELS: 128}"
+        file.write_text(f"MODEL:\n  {body}\n")
+        made.append(maskrcnn.config(file).run)
+    assert made[0] == made[1] and made[0].task.net.width == 128
+
+
+def test_names_of_data_sets(tmp_path):
+    def run_of(text):
+        file = tmp_path / "data.yaml"
+        file.write_text(text)
+        return maskrcnn.config(file)
+
+    box = "MODEL: {ROI_BOX_HEAD: {NUM_CLASSES: 21}}\n"
+    found = run_of(
+        box + "DATASETS:\n  TRAIN: ('voc_2007_train', 'voc_2007_val')\n  TEST: ('voc_2007_test',)\n"
+    )
+    assert [part.part for part in found.run.train.source.parts] == ["train", "val"]
+    assert (
+        found.run.evals["test"].stream.source.root == "voc/VOC2007"
+        and found.run.task.classes[0] == "aeroplane"
+    )
+    found = run_of("DATASETS:\n  TEST: ('coco_2014_minival', 'coco_2017_val')\n")
+    assert list(found.run.evals) == ["coco_2014_minival", "coco_2017_val"]
+    assert found.run.evals["coco_2017_val"].stream.source.file == "coco/annotations/instances_val2017.json"
+    assert found.run.task.classes[:2] == ("1", "2") and len(found.run.task.classes) == 80
+    found = run_of("DATASETS:\n  TRAIN: ('my_own_set',)\n")
+    assert [row.key for row in found.rows if row.verdict == "not supported"] == ["DATASETS.TRAIN"]
+    for name in ("sim10k_cocostyle", "kitti_cocostyle", "cityscapes_car_val_cocostyle"):
+        car = run_of(f"MODEL: {{ROI_BOX_HEAD: {{NUM_CLASSES: 2}}}}\nDATASETS:\n  TRAIN: ('{name}',)\n").run
+        assert car.task.classes == ("car",)
+
+
+def test_parts_that_are_not_built_and_sada(tmp_path):
+    file = tmp_path / "more.yaml"
+    file.write_text(
+        "MODEL:\n  GROUP_NORM: {NUM_GROUPS: 16}\n  ROI_BOX_HEAD: {FEATURE_EXTRACTOR: FPNXconv1fcFeatureExtractor}\n"
+    )
+    refused = {row.key: row.note for row in maskrcnn.config(file).rows if row.verdict == "not supported"}
+    assert refused["MODEL.GROUP_NORM.NUM_GROUPS"] == "32 is built here"
+    assert "FPN2MLPFeatureExtractor" in refused["MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR"]
+    file.write_text(
+        "MODEL:\n  DOMAIN_ADAPTATION_ON: True\n  BACKBONE: {CONV_BODY: R-50-FPN, OUT_CHANNELS: 256}\n"
+        "  DA_HEADS: {DA_IMG_GRL_WEIGHT: 0.2, COS_WEIGHT: 0.3}\nSOLVER: {IMS_PER_BATCH: 2}\n"
+    )
+    assert maskrcnn.config(file).run.task.align == dataclasses.replace(
+        SADA, image=0.2, consistency_gradient=0.3
+    )
+
+
 def test_every_known_key_is_accepted_and_gets_a_verdict(tmp_path):
     tree = {}
-    for key, value in {**DEFAULTS, **dict.fromkeys(UNUSED, 0)}.items():
+    built = {key: values[0] for key, values in BUILT.items()}
+    for key, value in {**dict.fromkeys(UNUSED, 0), **built, **DEFAULTS}.items():
         at = tree
         *folders, last = key.split(".")
         for part in folders:

@@ -156,6 +156,8 @@ def _converted(
     for name in missing:
         ours[name] = fresh[name]
     rows = tuple(_row(name, used, taken, loaded) for name in old.tensors)
+    if kind == "detectron":  # its norms are affine alone: means of 0 and variances of 1 are right
+        missing = [name for name in missing if not name.endswith((".running_mean", ".running_var"))]
     notes = [f"{kind}: {type(task.net).__name__}, {len(task.classes)} classes", *_colours(task)]
     if missing:
         notes.append(f"{len(missing)} tensors start afresh: {', '.join(missing[:3])}, ...")

@@ -1,6 +1,6 @@
 """Every key of maskrcnn-benchmark's defaults and of the domain-adaptive fork's, with its default.
 
-UNUSED: keys that mean nothing here, and why. DEFAULTS: the others.
+UNUSED: keys that mean nothing here, and why. DEFAULTS: the others. BUILT: the only values of some that are built here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ UNUSED: dict[str, str] = {
     "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": "upstream's spelling of MODEL.BACKBONE.OUT_CHANNELS",
     "MODEL.ROI_BOX_HEAD.CONV_HEAD_DIM": "of a box head of convolutions",
     "MODEL.ROI_BOX_HEAD.NUM_STACKED_CONVS": "of a box head of convolutions",
-    "MODEL.GROUP_NORM.DIM_PER_GP": "32 groups",
-    "MODEL.GROUP_NORM.NUM_GROUPS": "32 groups",
-    "MODEL.GROUP_NORM.EPSILON": "1e-5",
+    "MODEL.GROUP_NORM.DIM_PER_GP": "as built",
+    "MODEL.GROUP_NORM.NUM_GROUPS": "as built",
+    "MODEL.GROUP_NORM.EPSILON": "as built",
     "MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM": "the mask head has no linear layer",
     "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS": "masks always come back in the picture",
     "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD": "0.5",
@@ -66,6 +66,26 @@ UNUSED: dict[str, str] = {
         )
     },
 }
+
+BUILT: dict[str, tuple[Any, ...]] = {
+    "MODEL.GROUP_NORM.DIM_PER_GP": (-1,),
+    "MODEL.GROUP_NORM.NUM_GROUPS": (32,),
+    "MODEL.GROUP_NORM.EPSILON": (1e-5,),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+    "MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR": ("ResNet50Conv5ROIFeatureExtractor", "FPN2MLPFeatureExtractor"),
+    "MODEL.ROI_BOX_HEAD.PREDICTOR": ("FastRCNNPredictor", "FPNPredictor"),
+    "MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR": (
+        "ResNet50Conv5ROIFeatureExtractor",
+        "MaskRCNNFPNFeatureExtractor",
+    ),
+    "MODEL.ROI_MASK_HEAD.PREDICTOR": ("MaskRCNNC4Predictor",),
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": (14,),
+    "MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR": ("KeypointRCNNFeatureExtractor",),
+    "MODEL.ROI_KEYPOINT_HEAD.PREDICTOR": ("KeypointRCNNPredictor",),
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": (14,),
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS": ((512,) * 8,),
+}
+"""Values that are built here, of keys that may name others."""
 
 DEFAULTS: dict[str, Any] = {
     "MODEL.RPN_ONLY": False,
@@ -154,6 +174,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.DA_HEADS.DA_IMG_LOSS_WEIGHT": 1.0,
     "MODEL.DA_HEADS.DA_INS_LOSS_WEIGHT": 1.0,
     "MODEL.DA_HEADS.DA_CST_LOSS_WEIGHT": 0.1,
+    "MODEL.DA_HEADS.COS_WEIGHT": 0.1,
     "MODEL.RESNETS.NUM_GROUPS": 1,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
     "MODEL.RESNETS.STRIDE_IN_1X1": True,

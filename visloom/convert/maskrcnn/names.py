@@ -170,8 +170,8 @@ def _caffe2_name(blob: str) -> str:
     }
     if plain in table:
         return f"{table[plain]}.{rest}"
-    numbered = re.fullmatch(r"_?\[?(mask_fcn|conv_fcn)\]?_?(\d)", plain)
-    return f"{numbered[1]}{numbered[2]}.{rest}" if numbered else f"{plain}.{rest}"
+    numbered = re.fullmatch(r"_\[mask\]_fcn(\d)", plain)
+    return f"mask_fcn{numbered[1]}.{rest}" if numbered else f"{plain}.{rest}"
 
 
 # ------------------------------------------------------------------------------------------- the suffix rule
