@@ -113,7 +113,7 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
     }
     found = race(ways, args.rounds)
     kind = str(resolve_precision("auto", CPU)).removeprefix("torch.")
-    order = "NHWC" if resolve_channels_last(How(), CPU) else "NCHW"
+    order = "NHWC" if resolve_channels_last(How(), CPU, spec.net.build(CLASSES, 3)) else "NCHW"
     print(
         f"\ntraining step, {args.net}, {count} x {side} x {side}, one thread; visloom computes in {kind}, {order}"
     )

@@ -334,7 +334,7 @@ def _dtype(launch: Launch) -> str:
 
 
 def _order(launch: Launch) -> str:
-    return "NHWC" if resolve_channels_last(launch.run.how, launch.device) else "NCHW"
+    return "NHWC" if resolve_channels_last(launch.run.how, launch.device, launch.task) else "NCHW"
 
 
 def _restore(launch: Launch, source: RunDir, step: int | None, *, resumed: bool) -> None:
@@ -383,7 +383,7 @@ def _record(
         resolved={
             "device": str(launch.device),
             "precision": _dtype(launch),
-            "channels_last": resolve_channels_last(launch.run.how, launch.device),
+            "channels_last": resolve_channels_last(launch.run.how, launch.device, launch.task),
             "start": start_method(launch.run.host),
             "workers": launch.loader.workers,
             "world_size": launch.world.size,

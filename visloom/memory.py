@@ -2,7 +2,9 @@
 
     GPU, or half precision            channels last: what tensor cores, AMX and AVX512-BF16 multiply
     a CPU in fp32, with AVX512        channels last
-    a CPU in fp32, with AVX2 or less  contiguous: oneDNN's NHWC kernels are slower there (UNet's step 1.5 times)
+    a CPU in fp32, with AVX2 or less  contiguous where most weights are in dense convolutions of several pixels, which
+                                      oneDNN is slow at in NHWC there (a step of UNet: 1.5 times); channels last where
+                                      most are of one pixel or in groups (ResNeXt: 0.4 times, ResNet-50: 0.8 times)
 
 Stored pictures are NHWC, and a convolution takes the order of its input: `like_weights` brings them into that of the
 network, so only the weights have to be told.
@@ -24,19 +26,32 @@ if TYPE_CHECKING:
 _NARROW = ("DEFAULT", "AVX2")  # of torch's names for what a processor has
 
 
-def resolve_channels_last(how: How, device: torch.device) -> bool:
-    """Say whether the weights of convolutions go into channels-last memory on a device."""
+def resolve_channels_last(how: How, device: torch.device, task: nn.Module) -> bool:
+    """Say whether the weights of a task's convolutions go into channels-last memory on a device."""
     if how.channels_last != "auto":
         return how.channels_last
     if device.type != "cpu" or resolve_precision(how.precision, device) is not torch.float32:
         return True
-    return torch.backends.cpu.get_cpu_capability() not in _NARROW
+    if torch.backends.cpu.get_cpu_capability() not in _NARROW:
+        return True
+    return _dense_share(task) <= 0.5
+
+
+def _dense_share(net: nn.Module) -> float:
+    """Which share of the weights of a network's convolutions is in dense ones of several pixels, in [0, 1]."""
+    dense = total = 0
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            total += module.weight.numel()
+            if module.groups == 1 and max(module.kernel_size) > 1:
+                dense += module.weight.numel()
+    return dense / total if total else 0.0
 
 
 def place(task: TaskModule, how: How, device: torch.device) -> TaskModule:
     """Bring a task to its device, in the memory format that `how` means there."""
     task = task.to(device)
-    if resolve_channels_last(how, device):
+    if resolve_channels_last(how, device, task):
         task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return task
 

@@ -184,7 +184,8 @@ class How:
     precision: "auto" is bf16 on CUDA and on CPUs with native bf16, else fp32; "fp16" uses a gradient scaler.
     accumulate: micro-batches per step; the stream's batch is divided among them.
     compile: wrap the task in torch.compile.
-    channels_last: NHWC memory for convolutions; "auto" but for fp32 on a CPU without AVX512, where it is slower.
+    channels_last: NHWC memory for convolutions; "auto" is what is faster: always, but for networks of dense
+        convolutions in fp32 on a CPU without AVX512 (`visloom/memory.py`).
     strategy: "ddp" or "fsdp" when several processes run; "auto" is ddp.
     deterministic: use deterministic kernels where they exist.
     tf32, cudnn_benchmark: CUDA only.

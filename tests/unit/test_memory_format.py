@@ -37,7 +37,26 @@ def test_auto_asks_the_processor_and_an_answer_in_the_recipe_stands(
     how: How, device: torch.device, capability: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert resolve_channels_last(how, device) is wanted
+    assert resolve_channels_last(how, device, nn.Sequential(nn.Conv2d(4, 4, 3))) is wanted
+
+
+@pytest.mark.parametrize(
+    ("layers", "wanted"),
+    [
+        ([nn.Conv2d(4, 4, 3)], False),
+        ([nn.Conv2d(4, 4, 3, groups=2)], True),
+        ([nn.Conv2d(4, 4, 3), nn.Conv2d(4, 64, 1)], True),  # of 400 weights 256 are of one pixel
+        ([nn.ConvTranspose2d(4, 4, 3), nn.Conv2d(4, 16, 1)], False),
+        ([nn.Linear(4, 4)], True),  # as good as the other
+    ],
+)
+def test_the_kind_of_convolutions_decides_where_nothing_else_does(
+    layers: list[nn.Module], wanted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    net = nn.Sequential(*layers)
+    assert resolve_channels_last(How(precision="fp32"), CPU, net) is wanted
+    assert resolve_channels_last(How(precision="fp32", channels_last=not wanted), CPU, net) is not wanted
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
@@ -87,3 +106,14 @@ def test_a_step_that_asks_for_the_same_memory_again_gets_it_without_the_kernel()
 
     # 10,240 pages of 4 kB each time, if they went back; a block may once be a few bytes too small for the next
     assert min(faults() for _ in range(6)) < 1000
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_compiled_code_brings_pictures_into_the_format_too(order: torch.memory_format):
+    net = nn.Conv2d(3, 4, 3).to(memory_format=order)  # type: ignore[call-overload]
+
+    def seen(image: torch.Tensor) -> torch.Tensor:
+        return like_weights(image.permute(0, 3, 1, 2) * 2.0, net)
+
+    found = torch.compile(seen, backend="eager", fullgraph=True)(torch.randn(2, 5, 6, 3))
+    assert found.is_contiguous(memory_format=order)
