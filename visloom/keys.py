@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: SplitMix64's increment
+_FEW = 12  # draws of one key up to which plain integers are faster than arrays
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -91,6 +92,10 @@ def uniforms(keys: NDArray[np.uint64] | int, count: int) -> NDArray[np.float64]:
         float64 (N, count) for an array of keys, (count,) for one key. Row i depends on keys[i] alone, and
         draw j does not depend on `count`: a batch and its samples one by one get the same numbers.
     """
+    if isinstance(keys, int) and count <= _FEW:
+        start = _mix(keys)
+        few = [(_mix((start + j * _GOLDEN) & _MASK) >> 11) * 2.0**-53 for j in range(1, count + 1)]
+        return np.array(few, np.float64)
     single = isinstance(keys, int)
     base = np.asarray([keys] if single else keys, dtype=np.uint64)  # (N,)
     with np.errstate(over="ignore"):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from visloom.warp import Border, Fill, is_copy, map_points, warp_image, warp_mask
+from visloom.warp import Border, Fill, bounds, inverse, is_copy, map_points, warp_image, warp_mask
 
 Array = NDArray[Any]
 
@@ -243,11 +243,8 @@ def _shape(value: Any) -> str:
 def _join(first: Pending, then: Pending, stored: tuple[int, int]) -> Pending | None:
     """Return both steps as one, or None where one would not show the same picture as two."""
     height, width = first.size
-    window = _corners(then.size)  # (4, 2)
-    seen = map_points(np.linalg.inv(then.matrix), window)
-    inside = (
-        (seen >= -1e-6).all() and (seen[:, 0] <= width + 1e-6).all() and (seen[:, 1] <= height + 1e-6).all()
-    )
+    left, top, right, bottom = bounds(inverse(then.matrix), then.size)
+    inside = left >= -1e-6 and top >= -1e-6 and right <= width + 1e-6 and bottom <= height + 1e-6
     matrix = then.matrix @ first.matrix
     if inside:
         return Pending(matrix, then.size, first.border, first.fill)
@@ -255,15 +252,10 @@ def _join(first: Pending, then: Pending, stored: tuple[int, int]) -> Pending | N
         return None
     if not is_copy(first.matrix):  # a second interpolation costs more than pixels that come back
         return Pending(matrix, then.size, "constant", then.fill)
-    placed = map_points(first.matrix, _corners(stored))
-    whole = ((placed >= 0) & (placed <= np.array([width, height]))).all()
+    left, top, right, bottom = bounds(first.matrix, stored)
+    whole = left >= 0 and top >= 0 and right <= width and bottom <= height
     framed = whole and (first.size == stored or first.fill == then.fill)
     return Pending(matrix, then.size, "constant", then.fill) if framed else None
-
-
-def _corners(size: tuple[int, int]) -> NDArray[np.float64]:
-    height, width = size
-    return np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
 
 
 def _move_boxes(boxes: Array, matrix: Array) -> NDArray[np.float32]:

@@ -62,6 +62,39 @@ def map_points(matrix: Array, points: Array) -> NDArray[np.float64]:
     return divided
 
 
+def inverse(matrix: Array) -> NDArray[np.float64]:
+    """The inverse of a (3, 3) matrix; of an affine one by its closed form, in a tenth of numpy's time.
+
+    Raises numpy.linalg.LinAlgError for a matrix that has none.
+    """
+    if _is_affine(matrix):
+        (a, b, c), (d, e, f), _ = matrix.tolist()
+        area = a * e - b * d
+        if area:
+            back = [[e, -b, b * f - c * e], [-d, a, c * d - a * f], [0, 0, area]]
+            found: NDArray[np.float64] = np.array(back, np.float64) / area
+            return found
+    return np.asarray(np.linalg.inv(matrix), np.float64)
+
+
+def bounds(matrix: Array, size: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a picture of (height, width) once a matrix has moved it."""
+    height, width = size[:2]
+    if _is_affine(matrix):  # plain numbers: numpy takes longer to begin than this takes
+        (a, b, c), (d, e, f), _ = matrix.tolist()
+        across, down = (a * width, b * height), (d * width, e * height)
+        return (
+            c + min(across[0], 0.0) + min(across[1], 0.0),
+            f + min(down[0], 0.0) + min(down[1], 0.0),
+            c + max(across[0], 0.0) + max(across[1], 0.0),
+            f + max(down[0], 0.0) + max(down[1], 0.0),
+        )
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    moved = map_points(matrix, corners)
+    (left, top), (right, bottom) = moved.min(0).tolist(), moved.max(0).tolist()
+    return left, top, right, bottom
+
+
 def is_copy(matrix: Array) -> bool:
     """Say whether a matrix only mirrors and shifts by whole pixels, so that no interpolation is needed."""
     return bool(
@@ -187,13 +220,10 @@ def _cut_out(image: Array, matrix: Array, size: tuple[int, int]) -> tuple[Array,
     """Keep only the part of an image that the new picture looks at, with a margin: less work."""
     if not _is_affine(matrix):
         return image, matrix
-    height, width = size
-    window = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-    seen = map_points(np.linalg.inv(matrix), window)
-    reach = [np.ceil(2 / max(np.hypot(*matrix[:2, axis]), 1e-6)) + 2 for axis in (0, 1)]  # margin, old pixels
-    left, top = np.maximum(np.floor(seen.min(0)) - reach, 0).astype(int)
-    right = int(min(np.ceil(seen[:, 0].max()) + reach[0], image.shape[1]))
-    bottom = int(min(np.ceil(seen[:, 1].max()) + reach[1], image.shape[0]))
+    x0, y0, x1, y1 = bounds(inverse(matrix), size)
+    across, down = (math.ceil(2 / max(math.hypot(*matrix[:2, axis]), 1e-6)) + 2 for axis in (0, 1))  # margin
+    left, top = max(math.floor(x0) - across, 0), max(math.floor(y0) - down, 0)
+    right, bottom = min(math.ceil(x1) + across, image.shape[1]), min(math.ceil(y1) + down, image.shape[0])
     if right <= left or bottom <= top:  # nothing of the picture is seen; any pixel serves
         return image, matrix
     return image[top:bottom, left:right], matrix @ shift(left, top)
@@ -237,7 +267,7 @@ def _warp(
     """Warp by cv2. Outside is `outside`, or with None the nearest pixel of the edge."""
     import cv2
 
-    back = np.linalg.inv(_HALF_BACK @ matrix @ _HALF)  # new pixel index -> old pixel index
+    back = inverse(_HALF_BACK @ matrix @ _HALF)  # new pixel index -> old pixel index
     flags = (cv2.INTER_LINEAR if linear else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP
     mode = cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_REPLICATE
     if border == "constant" and outside is not None:
@@ -272,12 +302,12 @@ def _fill_outside(warped: Array, old: tuple[int, ...], matrix: Array, colour: Ar
         warped[(rows < 0) | (rows >= old[0])] = colour
         warped[:, (columns < 0) | (columns >= old[1])] = colour
         return warped
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-    seen = map_points(np.linalg.inv(matrix), corners)
-    if affine and ((seen >= 0) & (seen <= [old[1], old[0]])).all():
-        return warped
     if affine:
-        inside = _inside(old, np.linalg.inv(matrix), (height, width))
+        back = inverse(matrix)
+        left, top, right, bottom = bounds(back, (height, width))
+        if left >= 0 and top >= 0 and right <= old[1] and bottom <= old[0]:
+            return warped
+        inside = _inside(old, back, (height, width))
     else:
         inside = _warp(np.ones(old, np.uint8), matrix, (height, width), "constant", linear=False, outside=0)
     return np.asarray(cv2.copyTo(warped, inside, _plain((height, width), colour))).reshape(warped.shape)
@@ -306,10 +336,9 @@ def _window(matrix: Array, old: tuple[int, ...], size: tuple[int, int]) -> _Wind
     """Where an affine matrix shows the old picture; None where that is everywhere or nowhere."""
     if not _is_affine(matrix):
         return None
-    corners = np.array([[0, 0], [old[1], 0], [0, old[0]], [old[1], old[0]]], np.float64)
-    new = map_points(matrix, corners)
-    left, top = np.maximum(np.floor(new.min(0)), 0).astype(int).tolist()
-    right, bottom = np.minimum(np.ceil(new.max(0)), [size[1], size[0]]).astype(int).tolist()
+    x0, y0, x1, y1 = bounds(matrix, old)
+    left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
+    right, bottom = min(math.ceil(x1), size[1]), min(math.ceil(y1), size[0])
     if right <= left or bottom <= top or (bottom - top, right - left) == size:
         return None
     return _Window(top, left, bottom - top, right - left)
@@ -330,16 +359,19 @@ def _inside(old: tuple[int, ...], back: Array, size: tuple[int, int]) -> NDArray
     """
     rows = np.arange(size[0]) + 0.5
     first, last = np.full(size[0], -np.inf), np.full(size[0], np.inf)  # of new x, by row
-    for axis, limit in ((0, old[1]), (1, old[0])):
-        step, start = back[axis, 0], back[axis, 1] * rows + back[axis, 2]  # old coordinate = start + step * x
+    for (step, slope, offset), limit in zip(back[:2].tolist(), (old[1], old[0]), strict=True):
+        start = rows * slope + offset  # old coordinate = start + step * x
         if abs(step) < 1e-12:
             gone = (start < 0) | (start >= limit)
             first[gone] = np.inf
             continue
-        ends = np.sort(np.stack([-start / step, (limit - start) / step]), axis=0)  # (2, h)
-        first, last = np.maximum(first, ends[0]), np.minimum(last, ends[1])
-    columns = np.arange(size[1], dtype=np.int32)
-    begin, end = (np.ceil(np.clip(at - 0.5, 0, size[1])).astype(np.int32) for at in (first, last))
+        begin = start / -step
+        end = begin + limit / step
+        first = np.maximum(first, begin if step > 0 else end)
+        last = np.minimum(last, end if step > 0 else begin)
+    whole: Any = np.int16 if size[1] < 1 << 15 else np.int32  # short numbers are compared faster
+    columns = np.arange(size[1], dtype=whole)
+    begin, end = (np.ceil(np.clip(at - 0.5, 0, size[1])).astype(whole) for at in (first, last))
     shown = (columns >= begin[:, None]) & (columns < end[:, None])
     return shown.view(np.uint8)
 

@@ -396,3 +396,52 @@ def test_origin_leads_back_to_the_stored_picture():
     assert "from 24x32" in repr(second)
     bare = Sample("no picture", keypoints=np.zeros((1, 1, 3), np.float32))
     assert bare.warp(scale(2, 2), (4, 4)).resolve().origin is None
+
+
+# ---- the arithmetic of matrices, in plain numbers where they are affine
+
+numbers = st.floats(-40, 40)
+
+
+@given(
+    numbers, numbers, st.floats(-180, 180), st.floats(0.1, 3), st.floats(0.1, 3), st.booleans(), st.booleans()
+)
+def test_inverse_and_bounds_are_numpys(x, y, degrees, across, down, mirrored, bent):
+    matrix = (
+        warp.shift(x, y)
+        @ warp.rotation(degrees, (7.0, 5.0))
+        @ warp.scale(-across if mirrored else across, down)
+    )
+    if bent:
+        matrix[2, :2] = 1e-4, 2e-4
+    np.testing.assert_allclose(warp.inverse(matrix), np.linalg.inv(matrix), rtol=1e-7, atol=1e-7)
+    corners = np.array([[0, 0], [20, 0], [0, 9], [20, 9]], np.float64)
+    moved = warp.map_points(matrix, corners)
+    np.testing.assert_allclose(warp.bounds(matrix, (9, 20)), [*moved.min(0), *moved.max(0)], atol=1e-9)
+
+
+def test_a_matrix_that_flattens_has_no_inverse():
+    with pytest.raises(np.linalg.LinAlgError):
+        warp.inverse(warp.scale(0.0, 1.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(numbers, numbers, st.floats(-180, 180), st.floats(0.3, 3), st.integers(0, 3))
+def test_what_lies_outside_is_what_the_matrix_says_pixel_by_pixel(x, y, degrees, factor, turn):
+    """Both ways of finding the padding, the window and the runs of each row, against each pixel's own centre."""
+    image = np.full((11, 14, 3), 200, np.uint8)
+    matrix = warp.shift(x / 4, y / 4) @ warp.rotation(degrees, (7.0, 5.0)) @ warp.scale(factor, factor)
+    size = (13 + turn, 17)
+    found = warp.warp_image(image, matrix, size, "constant", (1, 2, 3))
+    mask = warp.warp_mask(np.zeros((11, 14), np.int32), matrix, size)
+    rows, columns = np.indices(size)
+    back = warp.map_points(np.linalg.inv(matrix), np.stack([columns + 0.5, rows + 0.5], -1))
+    room = np.minimum(
+        np.minimum(back[..., 0], 14 - back[..., 0]), np.minimum(back[..., 1], 11 - back[..., 1])
+    )
+    sure = np.abs(room) > 1e-3  # a centre on the edge may be rounded either way
+    outside = (found == (1, 2, 3)).all(-1)
+    np.testing.assert_array_equal(outside[sure], room[sure] < 0)
+    assert (found[~outside] == 200).all()
+    far = np.abs(room) > 0.04  # nearest neighbour rounds by 1/32 of a pixel
+    np.testing.assert_array_equal((mask == -1)[far], room[far] < 0)
