@@ -13,7 +13,7 @@ import pytest
 from tests.mutants.table import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 150  # seconds after which a test that hangs counts as failed
+PATIENCE = 900  # seconds after which a test is given up: no verdict, as a busy machine does that too
 
 
 def test_the_table_fits_the_code():
@@ -41,7 +41,7 @@ def tree(tmp_path_factory) -> Path:
 
 
 def outcome(tree: Path, tests: tuple[str, ...]) -> int:
-    """Run tests in a tree; pytest's exit code, or 1 if they hang."""
+    """Run tests in a tree; pytest's exit code, or -9 if they had to be given up."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(tree),
@@ -72,7 +72,7 @@ def outcome(tree: Path, tests: tuple[str, ...]) -> int:
             return process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
-            return 1
+            return -9
 
 
 @pytest.mark.nightly
@@ -82,7 +82,8 @@ def test_a_mutant_is_seen(tree: Path, mutant: Mutant):
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
-        assert outcome(tree, mutant.tests) == 1, "1 is a test that failed; 0 none, others that none ran"
+        found = outcome(tree, mutant.tests)
+        assert found == 1, "1 is a test that failed; 0 none; -9 no end in time; others that none ran"
     finally:
         file.write_text(text, encoding="utf-8")
 
