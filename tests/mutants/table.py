@@ -1,6 +1,7 @@
 """Mutants: the engine broken on purpose, one way each, and the test that must fail for it.
 
-    file, old, new: `old` stands exactly once in `file` and becomes `new`.  tests: of which at least one must fail.
+    file, old, new: `old` stands exactly once in `file` and becomes `new`.  tests: of which at least one must fail,
+    or not end within five times as long as it takes in the whole tree where `hangs` says so.
 
 `tests/mutants/test_mutants.py` applies each to a copy of the tree. What resumed runs could forget is broken inside the
 processes of tests/life.py instead (`MUTANTS` there), in every ordinary test run.
@@ -17,6 +18,7 @@ class Mutant(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...]
+    hangs: bool = False  # the test does not fail, it never ends
 
 
 _POWER = "tests/faults/test_power_loss.py::test_a_cut_anywhere_leaves_a_checkpoint_that_verifies"
@@ -203,6 +205,7 @@ MUTANTS = (
         "timeout=self.host.timeout,",
         "timeout=0,",
         ("tests/unit/test_loader.py::test_a_hanging_worker_stops_the_run_with_the_sample_it_hangs_at",),
+        hangs=True,
     ),
     Mutant(
         "a full /dev/shm is waited for",
