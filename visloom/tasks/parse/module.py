@@ -97,7 +97,9 @@ class ParseModule(TaskModule):
         return functional.interpolate(image, size, mode="bilinear", antialias=size[0] < image.shape[2])
 
     def _outputs(self, image: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        return {name: logits.float() for name, logits in self.net(image, names).items()}
+        """Logits of heads, in at least float32."""
+        found = self.net(image, names)
+        return {name: each.to(torch.promote_types(each.dtype, torch.float32)) for name, each in found.items()}
 
     # ---- losses
 
