@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,8 @@ def export_network(saved: Saved, out: Path, to: str, *, size: int | None = None)
     """Write a run's network as ONNX (`.onnx`) or as a torch.export program (`.pt2`), and compare it with the run.
 
     Its input "image" is (B, C, H, W) float32, normalised as the run's task does; B is free. Its output are the
-    network's: logits (B, K). Classes, normalisation and transforms stand beside it, in its metadata.
+    network's: logits (B, K), or of each head by its name where the task's `exportable()` has several `outputs`.
+    Classes, normalisation and transforms stand beside it, in its metadata.
 
     size: side of the pictures, where the run's transforms do not tell.
     Returns: rows for people.
@@ -79,6 +80,8 @@ def export_network(saved: Saved, out: Path, to: str, *, size: int | None = None)
     if out.suffix != ending:
         raise UsageError(f"--to {to} writes a {ending} file, got {out}")
     net = getattr(saved.task, "net", None)
+    make: Callable[[], nn.Module] | None = getattr(saved.task, "exportable", None)
+    net = net if make is None else make()
     if not isinstance(net, torch.nn.Module) or not saved.spec.classes:
         raise ConfigError(
             f"{type(saved.spec).__name__} is exported as a state-dict only: it is not one network"
@@ -144,15 +147,16 @@ def _images(saved: Saved, count: int, sides: tuple[int, int]) -> Tensor:
     return torch.randn(count, channels, *sides, generator=torch.Generator().manual_seed(count))
 
 
-Answer = Callable[[Tensor], Tensor]
+Answer = Callable[[Tensor], Any]
+"""Logits of pictures: a tensor, or one for each head."""
 
 
 def _to_onnx(net: nn.Module, example: Tensor, place: Path, about: str) -> Answer:
     onnx, _ = require_onnx()
     batch = torch.export.Dim("batch", min=1)
     program = torch.onnx.export(
-        net, (example,), dynamo=True, input_names=["image"], output_names=["logits"], dynamic_shapes=({0: batch},),
-        verbose=False,
+        net, (example,), dynamo=True, input_names=["image"], output_names=list(getattr(net, "outputs", ("logits",))),
+        dynamic_shapes=({0: batch},), verbose=False,
     )  # fmt: skip
     assert program is not None
     model = program.model_proto
@@ -172,10 +176,14 @@ def _to_program(net: nn.Module, example: Tensor, place: Path, about: str) -> Ans
 
 def _difference(net: nn.Module, other: Answer, images: Tensor) -> float:
     with torch.no_grad():
-        expected, found = net(images), other(images)
-    if expected.shape != found.shape:
+        pairs = list(zip(_several(net(images)), _several(other(images)), strict=True))
+    if any(expected.shape != found.shape for expected, found in pairs):
         return float("inf")
-    return float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-12))
+    return max(float((e - f).abs().max() / e.abs().max().clamp_min(1e-12)) for e, f in pairs)
+
+
+def _several(answer: Any) -> Sequence[Tensor]:
+    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
 
 
 def require_onnx() -> tuple[Any, Any]:
@@ -190,7 +198,7 @@ def require_onnx() -> tuple[Any, Any]:
 
 
 class OnnxNet(nn.Module):
-    """A network that an ONNX file holds: (B, C, H, W) -> logits (B, K), on the CPU."""
+    """A network that an ONNX file holds, on the CPU: (B, C, H, W) -> logits, of each head where it has several."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -219,7 +227,12 @@ class OnnxNet(nn.Module):
         """What `description` wrote; "" in a file of another program."""
         return str(self._session.get_modelmeta().custom_metadata_map.get("visloom", ""))
 
-    def forward(self, image: Tensor) -> Tensor:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it answers."""
+        return tuple(output.name for output in self._session.get_outputs())
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits of normalised images. Raises DataError for images of another size than the file was made for."""
         if any(isinstance(want, int) and want != got for want, got in zip(self._shape[1:], image.shape[1:])):
             raise DataError(
@@ -228,7 +241,8 @@ class OnnxNet(nn.Module):
                 "the run itself"
             )
         array = image.detach().cpu().contiguous().numpy()
-        return torch.from_numpy(self._session.run(None, {self._input: array})[0])
+        found = tuple(torch.from_numpy(each) for each in self._session.run(None, {self._input: array}))
+        return found[0] if len(found) == 1 else found
 
 
 def fresh(out: Path) -> Path:

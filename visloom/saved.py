@@ -157,6 +157,11 @@ def _find_onnx(path: Path) -> _Found:
         raise ConfigError(
             f"{path} tells neither classes nor normalisation: visloom export --to onnx writes such a file"
         )
+    if len(net.outputs) > 1:
+        raise ConfigError(
+            f"{path} answers {', '.join(net.outputs)} for pictures of one size: it is for other programs; predict with "
+            "the run itself"
+        )
     about = json.loads(net.about)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "run.json")

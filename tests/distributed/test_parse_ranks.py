@@ -22,7 +22,7 @@ from visloom.stream import Ordered
 from visloom.tasks.parse import Parse
 from visloom.units import Steps
 
-STEPS = 6
+STEPS = 4
 # so narrow a network with batch norm on a few pixels multiplies rounding a thousandfold from step to step: small steps
 SGD = Optim(name="SGD", lr=1e-5, weight_decay=1e-3, options={"momentum": 0.9})
 

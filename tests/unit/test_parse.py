@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parsing import HEADS, NET, SPEC, materials, objects
+from tests.parsing import HEADS, NET, SPEC, Labelled, materials, objects
 from visloom.errors import ConfigError, DataError
 from visloom.nets.upernet import pooling_matrix, precise_pool
+from visloom.run import How
 from visloom.sample import Sample
 from visloom.tasks.parse import Parse, Parts, PartsOf, Pixels, Uper
 from visloom.tasks.parse.losses import Slots, tally_parts, tally_pixels, tally_texture
@@ -346,3 +347,261 @@ def test_timm_encoders_work():
     )
     losses = spec.build().train()(spec.collate([objects(0), objects(1)], key=0))
     assert set(losses.terms) == {"object", "part", "scene"}
+
+
+# ---- the fused map
+
+
+@pytest.mark.parametrize(
+    "sizes", [((3, 5), (6, 10)), ((2, 3), (16, 24)), ((4, 4), (7, 9)), ((5, 5), (5, 5)), ((1, 1), (8, 8))]
+)
+def test_a_convolution_of_a_resized_map_is_made_without_the_resized_map(sizes):
+    from visloom.nets.upernet import convolve_resized
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, *sizes[0], dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    wanted = torch.nn.functional.conv2d(
+        torch.nn.functional.interpolate(x, sizes[1], mode="bilinear"), weight, padding=1
+    )
+    found = convolve_resized(x, weight, sizes[1])
+    assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-9)
+    both = [torch.autograd.grad((y * torch.cos(y)).sum(), (x, weight)) for y in (found, wanted)]
+    assert all(torch.allclose(a, b, atol=1e-8) for a, b in zip(*both, strict=True))
+
+
+def test_the_fused_map_is_that_of_all_levels_joined(task):
+    from visloom.nets.upernet import _resized
+
+    torch.manual_seed(0)
+    decoder = task.net.decoder.eval()
+    for sides in ((16, 8, 4, 2), (13, 7, 4, 2), (8, 8, 4, 4)):
+        levels = [torch.randn(2, 8, side, side + 3) for side in sides]
+        joined = torch.cat([_resized(level, levels[0].shape[2:]) for level in levels], 1)
+        with torch.no_grad():
+            assert torch.allclose(decoder._fused(levels), decoder.conv_fusion(joined), atol=1e-5)
+
+
+# ---- as trained, evaluated and exported
+
+
+def test_views_are_averaged_as_probabilities_at_the_size_of_the_picture(task):
+    """Against the formula: each size resized, asked, brought to the picture's size, made probabilities, averaged."""
+    from torch.nn import functional
+
+    spec = dataclasses.replace(SPEC, short=64, scales=(0.75, 1.0, 1.5), longest=200)
+    made = spec.build().eval()
+    made.load_state_dict(task.state_dict())
+    batch = spec.collate([objects(0, (50, 72))], None)
+    image = made.images(batch.image)
+    names, sizes = ("object", "part", "scene"), made.heads["part"].sizes
+    sums = dict.fromkeys(names, 0.0)
+    with torch.no_grad():
+        for size in ((64, 96), (64, 96), (96, 160)):  # 48 and 64, rounded up to 32; 96 x 138
+            small = functional.interpolate(image, size, mode="bilinear")
+            logits = made.net(small, names)
+            full = {
+                n: functional.interpolate(v, (50, 72), mode="bilinear") if v.ndim == 4 else v
+                for n, v in logits.items()
+            }
+            sums["object"] = sums["object"] + full["object"].softmax(1)
+            sums["scene"] = sums["scene"] + full["scene"].softmax(1)
+            sums["part"] = sums["part"] + torch.cat([p.softmax(1) for p in full["part"].split(sizes, 1)], 1)
+        found = made.predict(batch)
+    wanted = sums["object"][0, 1:].max(0).indices + 1
+    assert torch.equal(found["object"][0].long(), wanted)
+    assert int(found["scene"][0]) == int(sums["scene"].max(1).indices)
+    assert float(found["scene_score"][0]) == pytest.approx(float(sums["scene"].max() / 3), rel=1e-4)
+    for start, stop, label, _ in made.blocks["part"]:
+        inside = wanted == label
+        best = sums["part"][0, start:stop].max(0).indices + start
+        assert torch.equal(found["part"][0][inside].long(), best[inside])
+
+
+def test_pictures_are_shrunk_with_or_without_smoothing(task):
+    from torch.nn import functional
+
+    spec = dataclasses.replace(SPEC, short=32)
+    image = task.images(spec.collate([objects(0, (96, 128))], None).image)
+    for smooth in (True, False):
+        made = dataclasses.replace(spec, antialias=smooth).build()
+        found = made._working(image, ("object",))
+        wanted = functional.interpolate(image, (32, 64), mode="bilinear", antialias=smooth)
+        assert torch.equal(found, wanted)
+
+
+def steps(spec, how, rules=(), optim=None, count=3):
+    """The engine after some steps on materials alone, and the state before."""
+    from tests.protocol.shapes import CPU
+    from visloom.engine import Engine
+    from visloom.loader import Loader, Plan
+    from visloom.optim import build_optimizer
+    from visloom.run import Host, Optim
+    from visloom.schedule import Constant
+    from visloom.stream import Shuffled
+
+    torch.manual_seed(0)
+    task = spec.build()
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    optim = optim or Optim(name="SGD", lr=0.01, weight_decay=0.01, options={"momentum": 0.9})
+    stream = Shuffled(source=Labelled(what="materials", samples=4), batch=2)
+    feed = Loader(Plan(stream, spec, seed=1), Host(workers=0), CPU, count)
+    engine = Engine(task, feed, build_optimizer(task, optim, rules), Constant(), total=count, how=how, seed=0)
+    for _ in engine.steps():
+        pass
+    return engine, before
+
+
+IDLE = ("object_head", "part_head", "scene_head", "conv_fusion")
+
+
+@pytest.mark.parametrize("idle", ["rest", "zero"])
+def test_steps_without_its_labels_leave_a_head_alone_or_let_it_drift_as_the_original(idle):
+    engine, before = steps(SPEC, How(precision="fp32", idle=idle), count=4)
+    after = engine.task.state_dict()
+    for name, value in before.items():
+        if "num_batches" in name or not any(word in name for word in IDLE):
+            continue
+        if idle == "rest" or "running" in name:
+            assert torch.equal(after[name], value), name
+            continue
+        velocity, wanted = torch.zeros_like(value), value.clone()
+        for _ in range(4):  # SGD with a gradient of zero: weight decay through momentum
+            velocity = 0.9 * velocity + 0.01 * wanted
+            wanted = wanted - 0.01 * velocity
+        assert torch.allclose(after[name], wanted, rtol=1e-5, atol=1e-7), name
+    assert not torch.equal(
+        after["net.decoder.material_head.1.weight"], before["net.decoder.material_head.1.weight"]
+    )
+
+
+def test_fixed_batch_norm_keeps_its_statistics_and_trains_its_weights():
+    engine, before = steps(SPEC, How(precision="fp32", frozen_norms=".*"))
+    after = engine.task.state_dict()
+    assert all(torch.equal(after[n], before[n]) for n in before if "running" in n or "num_batches" in n)
+    assert not torch.equal(after["net.encoder.bn1.weight"], before["net.encoder.bn1.weight"])
+
+
+def test_encoder_and_decoder_start_from_files_of_their_own_and_have_rates_of_their_own(tmp_path):
+    """As the recipe sets them: two rule groups, and `init.net.encoder` with `init.net.decoder`."""
+    from visloom.init import initialise
+    from visloom.optim import build_optimizer
+    from visloom.recipes.broden import RULES
+    from visloom.run import Optim
+
+    files = {}
+    for number, part in enumerate(("encoder", "decoder")):
+        torch.manual_seed(10 + number)
+        state = SPEC.build().state_dict()
+        held = {n.removeprefix(f"net.{part}."): t for n, t in state.items() if n.startswith(f"net.{part}.")}
+        torch.save(held, tmp_path / f"{part}_epoch_3.pth")
+        files[part] = held
+    task = SPEC.build()
+    initialise(task, {f"net.{part}": str(tmp_path / f"{part}_epoch_3.pth") for part in files})
+    for part, held in files.items():
+        found = task.net.get_submodule(part).state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in held.items())
+    rules = (dataclasses.replace(RULES[0], lr=0.1), *RULES[1:])
+    groups = build_optimizer(task, Optim(name="SGD", lr=0.02, weight_decay=1e-4), rules).groups
+    rates = {id(p): (group["base_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    for name, p in task.named_parameters():
+        lr, decay = rates[id(p)]
+        assert lr == pytest.approx(0.002 if ".encoder." in name else 0.02), name
+        assert (decay == 0.0) == (p.ndim == 1), name
+
+
+def test_the_light_variant_has_a_narrow_pyramid_and_wide_pooling():
+    from visloom.recipes.broden import light
+
+    with torch.device("meta"):
+        decoder = light().task.build().net.decoder
+    assert decoder.ppm_conv[0][0].out_channels == 512 and decoder.ppm_last_conv[0].out_channels == 256
+    assert decoder.conv_fusion[0].weight.shape == (256, 1024, 3, 3)
+
+
+def test_a_batch_whose_every_label_is_void_moves_nothing_but_statistics():
+    """Objects, parts and scene, all void: a step of zero gradients."""
+    sample = objects(0, scene=-1)
+    void = sample.replace(masks={name: np.full_like(mask, -1) for name, mask in sample.masks.items()})
+    torch.manual_seed(0)
+    task = SPEC.build().train()
+    losses = task(SPEC.collate([void, void], key=1))
+    assert set(losses.terms) == {"object", "part", "scene"}
+    assert [v.item() for v in losses.terms.values()] == [0.0, 0.0, 0.0]
+    assert all(bool(torch.isfinite(v)) for v in losses.logs.values())
+    sum(losses.terms.values()).backward()
+    found = [p.grad for name, p in task.named_parameters() if p.grad is not None]
+    assert len(found) > 150 and not any(g.any() for g in found)
+
+
+def test_bf16_comes_near_to_float32(task):
+    batch = SPEC.collate([objects(0), objects(1)], key=4)
+    both = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        made = SPEC.build().train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = made(batch)
+        total = sum(losses.terms.values())
+        total.backward()
+        assert total.dtype == torch.float32
+        assert all(bool(torch.isfinite(p.grad).all()) for p in made.parameters() if p.grad is not None)
+        both.append({name: float(value) for name, value in losses.terms.items()})
+    assert both[1] == pytest.approx(both[0], rel=0.15) and both[0] != both[1]
+
+
+@pytest.mark.nightly
+def test_compiled_graphs_hold_the_network_and_do_not_grow_with_labels():
+    """Which objects occur differs in every batch: only sizes and heads may ask for another graph."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch.manual_seed(0)
+    plain, task = SPEC.build().train(), SPEC.build().train()
+    task.load_state_dict(plain.state_dict())
+    counter = CompileCounter()
+    compiled = torch.compile(task, backend=counter, dynamic=False)
+    frames = []
+    for key, samples in enumerate(
+        [[objects(0), objects(1)], [objects(2), objects(3, scene=-1)], [objects(0, scene=0)] * 2]
+    ):
+        sample = samples[1]
+        cut = {n: np.where(np.arange(72) < 20 * key + 20, m, -1) for n, m in sample.masks.items()}
+        batch = SPEC.collate([samples[0], sample.replace(masks=cut)], key=2)
+        found, wanted = compiled(batch), plain(batch)
+        for name, value in wanted.terms.items():
+            assert float(found.terms[name]) == pytest.approx(float(value), rel=1e-4), name
+        frames.append(counter.frame_count)
+    assert frames[0] >= 1 and len(set(frames)) == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_exported_networks_answer_with_every_head(tmp_path, to):
+    from visloom.errors import ConfigError
+    from visloom.exporting import export_network
+    from visloom.run import Run
+    from visloom.saved import Saved, open_saved
+    from visloom.stream import Shuffled
+
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    task = SPEC.build().eval()
+    run = Run(name="x", task=SPEC, train=Shuffled(source=Labelled(), batch=2))
+    saved = Saved(run, SPEC, task, torch.device("cpu"), tmp_path, 3, "last", False)
+    place = tmp_path / ("parse.onnx" if to == "onnx" else "parse.pt2")
+    rows = dict(export_network(saved, place, to, size=64))
+    assert "compared" in rows  # it would have been refused where an answer differs
+    if to == "torch-export":
+        program = torch.export.load(str(place)).module()
+        image = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            wanted = task.net(image, tuple(task.heads))
+            found = program(image)
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, wanted.values(), strict=True))
+        return
+    from visloom.exporting import OnnxNet
+
+    assert OnnxNet(place).outputs == tuple(head.name for head in HEADS)
+    with pytest.raises(ConfigError, match="predict with the run itself"):
+        open_saved(place)

@@ -21,7 +21,7 @@ from visloom.convert.oldfiles import read, read_old
 from visloom.errors import ConfigError
 from visloom.run import Host, Log, Optim, Rule, Run
 from visloom.schedule import Poly
-from visloom.stream import Mixture
+from visloom.stream import Mixture, Stream
 from visloom.task import TaskSpec
 from visloom.tasks.parse import Parse, Uper
 from visloom.tasks.parse.broden import heads
@@ -217,7 +217,7 @@ def _task(net: Uper, shapes: Mapping[str, tuple[int, ...]], into: Run | None, pa
         for name, end in ends.items()
         if f"decoder.{name}_head.{end}.weight" in shapes
     }
-    task = into.task if into is not None else Parse(net=net, heads=heads(*counts))
+    task = into.task if into is not None else Parse(net=net, heads=heads(*counts), antialias=False)
     if not isinstance(task, Parse):
         raise ConfigError(f"{path} is for a task Parse, --into has {type(task).__name__}", path="task")
     theirs = {head.name: len(head.labels) for head in task.heads}
@@ -286,90 +286,94 @@ class _Arguments:
             ) from error
 
 
+_WHY = {
+    "fc_dim": "the encoder's maps tell their width",
+    "optim": "the original ignores it and takes SGD",
+    "start_epoch": "visloom resume goes on from a run; imported weights begin a new one",
+}
+
+
 def config(file: Path) -> ConvertedConfig:
     """Turn an argument list into a run on Broden+: a command line, a printed Namespace, or a JSON object."""
     from visloom.recipes.broden import broden
 
-    args = _Arguments(_read_arguments(file))
-    base = broden()
-    assert isinstance(base.task, Parse) and isinstance(base.train, Mixture)
+    args, base = _Arguments(_read_arguments(file)), broden()
     take = args.take
-    decoder = take("arch_decoder", "upernet", "task.net.width")
-    if decoder not in ("upernet", "upernet_lite"):
-        raise ConfigError(f"arch_decoder {decoder!r} cannot be built in the original either; it has upernet and "
-                          "upernet_lite")  # fmt: skip
-    try:
-        net = Uper(
-            take("arch_encoder", "resnet50", "task.net.encoder"), width=512 if decoder == "upernet" else 256
-        )
-    except ValueError as error:
-        raise ConfigError(f"arch_encoder: {error}", path="arch_encoder") from error
-    gpus, each = (
-        take("num_gpus", 8, "train.parts.*.batch"),
-        take("batch_size_per_gpu", 2, "train.parts.*.batch"),
-    )
     epochs, steps = take("num_epoch", 40, "length"), take("epoch_iters", EPOCH, "length and train.epoch")
     rate, other = (
         take("lr_encoder", 0.02, "optim.lr"),
         take("lr_decoder", 0.02, "rules: the decoder's factor"),
     )
-    sides = take("imgSize", None, "task.sides")
-    flip = str(take("random_flip", "True", "train.parts.*.transform: any text but an empty one meant yes"))
-    init = {
-        f"net.{part}": path
-        for part in ("encoder", "decoder")
-        if (path := take(f"weights_{part}", "", f"init.net.{part}"))
-    }
-    task = replace(
-        base.task,
-        net=net,
-        sides=tuple(int(side) for side in _list(sides)) if sides is not None else base.task.sides,
-        longest=take("imgMaxSize", 1000, "task.longest"),
-        stride=take("padding_constant", 32, "task.stride"),
-        rate=take("segm_downsampling_rate", 4, "task.rate"),
+    decay, beta = (
+        take("weight_decay", 1e-4, "optim.weight_decay"),
+        take("beta1", 0.9, "optim.options.momentum"),
     )
-    parts = tuple(
-        replace(part, batch=gpus * each, transform=part.transform if flip else ())
-        for part in base.train.parts
-    )
-    frozen = bool(take("fix_bn", 0, "how.frozen_norms"))
     run = replace(
         base,
         name=re.sub(r"[^\w-]", "-", str(take("id", "broden", "name"))) or "broden",
-        task=task,
-        train=replace(base.train, parts=parts, epoch=steps),
+        task=_task_of(args, base.task),
+        train=_train_of(args, base.train, steps),
         length=Steps(epochs * steps),
-        optim=Optim(
-            name="SGD",
-            lr=rate,
-            weight_decay=take("weight_decay", 1e-4, "optim.weight_decay"),
-            options={"momentum": take("beta1", 0.9, "optim.options.momentum")},
-        ),
+        optim=Optim(name="SGD", lr=rate, weight_decay=decay, options={"momentum": beta}),
         rules=(
             Rule(name=r"net\.encoder\.", lr=1.0),
             Rule(name=r"net\.decoder\.", lr=other / rate),
             *base.rules[2:],
         ),
         schedule=Poly(take("lr_pow", 0.9, "schedule.power; the original's rate lags a step: schedule.lag=1")),
-        how=replace(base.how, frozen_norms=".*" if frozen else None),
+        how=replace(base.how, frozen_norms=".*" if take("fix_bn", 0, "how.frozen_norms") else None),
         host=Host(
             workers=take("workers", 16, "host.workers; the original starts so many for each source"),
             out=take("ckpt", "runs", "host.out"),
         ),
         log=Log(every=Steps(take("disp_iter", 20, "log.every"))),
         seed=take("seed", 304, "seed; the original leaves numpy unseeded, so its order was never the same"),
-        init=init,
+        init={
+            f"net.{part}": path
+            for part in ("encoder", "decoder")
+            if (path := take(f"weights_{part}", "", f"init.net.{part}"))
+        },
     )
-    why = {
-        "fc_dim": "the encoder's maps tell their width",
-        "optim": "the original ignores it and takes SGD",
-        "start_epoch": "visloom resume goes on from a run; imported weights begin a new one",
-    }
     for name in list(args.left):
-        known = name in why or name in _DERIVED
-        note = why.get(name, "derived from the others" if known else "the original has no such argument")
-        args.take(name, None, note, "not needed" if known else "not supported")
+        known = name in _WHY or name in _DERIVED
+        note = _WHY.get(name, "derived from the others" if known else "the original has no such argument")
+        take(name, None, note, "not needed" if known else "not supported")
     return ConvertedConfig(run, tuple(args.rows))
+
+
+def _task_of(args: _Arguments, base: TaskSpec) -> Parse:
+    """The task that arguments describe. Raises ConfigError for a network that cannot be built."""
+    assert isinstance(base, Parse)
+    decoder = args.take("arch_decoder", "upernet", "task.net.width")
+    if decoder not in ("upernet", "upernet_lite"):
+        raise ConfigError(f"arch_decoder {decoder!r} cannot be built in the original either; it has upernet and "
+                          "upernet_lite")  # fmt: skip
+    encoder = args.take("arch_encoder", "resnet50", "task.net.encoder")
+    try:
+        net = Uper(encoder, width=512 if decoder == "upernet" else 256)
+    except ValueError as error:
+        raise ConfigError(f"arch_encoder: {error}", path="arch_encoder") from error
+    sides = args.take("imgSize", None, "task.sides")
+    return replace(
+        base,
+        net=net,
+        sides=tuple(int(side) for side in _list(sides)) if sides is not None else base.sides,
+        longest=args.take("imgMaxSize", 1000, "task.longest"),
+        stride=args.take("padding_constant", 32, "task.stride"),
+        rate=args.take("segm_downsampling_rate", 4, "task.rate"),
+    )
+
+
+def _train_of(args: _Arguments, base: Stream, steps: int) -> Mixture:
+    """The training stream: pictures of all GPUs in one batch."""
+    assert isinstance(base, Mixture)
+    where = "train.parts.*.batch"
+    batch = args.take("num_gpus", 8, where) * args.take("batch_size_per_gpu", 2, where)
+    flip = str(
+        args.take("random_flip", "True", "train.parts.*.transform: any text but an empty one meant yes")
+    )
+    parts = tuple(replace(part, batch=batch, transform=part.transform if flip else ()) for part in base.parts)
+    return replace(base, parts=parts, epoch=steps)
 
 
 def _list(value: Any) -> Sequence[Any]:

@@ -64,6 +64,41 @@ def precise_pool(x: Tensor, bins: int) -> Tensor:
     return pooled
 
 
+def resizing_matrix(before: int, after: int, like: Tensor) -> Tensor:
+    """Bilinear resizing along one axis, as `interpolate` does it: (after, before), of a map's type and device."""
+    wide = torch.promote_types(like.dtype, torch.float32)
+    one = torch.eye(before, device=like.device, dtype=wide)[None]  # (1, before, before)
+    return functional.interpolate(one, after, mode="linear")[0].T.to(like.dtype)
+
+
+def convolve_resized(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
+    """A 3x3 convolution with zero padding of the map that `x` becomes when it is resized, which is never made.
+
+    Resizing mixes pixels and never channels, the taps of a kernel mix channels and shift pixels: so each tap is a 1x1
+    convolution of the small map, and resizing comes after it, shifted by the tap's place. Both are matrices along each
+    axis. For a map of half the sides that is nearly a quarter of the work.
+
+    x (B, C, h, w), weight (K, C, 3, 3) -> (B, K, *size) in channels-last memory.
+    """
+    outputs, (height, width) = weight.shape[0], size
+    kernel = weight.permute(3, 2, 0, 1).reshape(9 * outputs, -1, 1, 1)  # (dx dy K, C, 1, 1)
+    taps = functional.conv2d(x, kernel).permute(0, 2, 3, 1)  # (B, h, w, dx dy K)
+    batch, rows, columns = taps.shape[:3]
+    across = _shifted(resizing_matrix(columns, width, taps))  # (W, w dx)
+    wide = across @ taps.reshape(batch, rows, 3 * columns, 3 * outputs)  # (B, h, W, dy K)
+    wide = wide.reshape(batch, rows, width, 3, outputs).transpose(2, 3)
+    down = _shifted(resizing_matrix(rows, height, taps))  # (H, h dy)
+    found = down @ wide.reshape(batch, 3 * rows, width * outputs)  # (B, H, W K)
+    return found.reshape(batch, height, width, outputs).permute(0, 3, 1, 2)
+
+
+def _shifted(matrix: Tensor) -> Tensor:
+    """Rows of a matrix (n, m) shifted by -1, 0 and 1 with zeros beyond the ends, by columns: (n, 3 m)."""
+    padded = functional.pad(matrix, (0, 0, 1, 1))  # (n + 2, m)
+    count = len(matrix)
+    return torch.stack([padded[tap : tap + count] for tap in range(3)], 2).flatten(1)
+
+
 def _conv(before: int, after: int, kernel: int = 3) -> nn.Sequential:
     """Convolution, batch norm and ReLU."""
     return nn.Sequential(
@@ -235,9 +270,23 @@ class Decoder(nn.Module):
         finest = levels[-1]
         if not fuse:
             return {"finest": finest}
-        size = finest.shape[2:]
-        joined = torch.cat([_resized(level, size) for level in reversed(levels)], 1)
-        return {"finest": finest, "fused": self.conv_fusion(joined)}
+        return {"finest": finest, "fused": self._fused(levels[::-1])}
+
+    def _fused(self, levels: Sequence[Tensor]) -> Tensor:
+        """All levels, the finest first, resized to its size, joined and convolved."""
+        convolution, *after = self.conv_fusion
+        size, width = levels[0].shape[2:], levels[0].shape[1]
+        kernel: Tensor = convolution.weight  # type: ignore[assignment]
+        weights = torch.split(kernel, width, 1)  # one for each level
+        whole = [i for i, level in enumerate(levels) if level.shape[2:] == size]
+        joined = torch.cat([levels[i] for i in whole], 1)
+        fused = functional.conv2d(joined, torch.cat([weights[i] for i in whole], 1), padding=1)
+        for i, level in enumerate(levels):
+            if i not in whole:
+                fused = fused + convolve_resized(level, weights[i], size)
+        for layer in after:
+            fused = layer(fused)
+        return fused
 
 
 def _head(head: HeadShape, width: int, first: int) -> nn.Sequential:

@@ -52,7 +52,7 @@ def original() -> Run:
         broden(),
         {
             "name": "broden-original", "how.idle": "zero", "schedule": Poly(0.9, lag=1),
-            "task.net.norm_momentum": 0.001, "how.precision": "fp32",
+            "task.net.norm_momentum": 0.001, "task.antialias": False, "how.precision": "fp32",
         },
     )  # fmt: skip
 

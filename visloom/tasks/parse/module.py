@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from visloom.errors import ContractError
@@ -60,12 +60,9 @@ class ParseModule(TaskModule):
             )
         if not self.training:
             return self._assessed(batch, answers=False)[0]
-        image = self.images(batch.image)
-        for row, (height, width) in enumerate(batch.sizes):  # padding is the mean colour, as in the original
-            image[row, :, height:] = 0
-            image[row, :, :, width:] = 0
-        outputs = self._outputs(image, batch.heads)
-        return self._losses(self._tallies(outputs, batch), batch, outputs)
+        outputs = self._outputs(self._padded(batch), batch.heads)
+        losses: Losses = self._compared(outputs, batch)
+        return losses
 
     def predict(self, batch: Batch) -> dict[str, Any]:
         """Columns: ids; of heads of pixels and parts a mask (h, w) int16 each, -1 where no object has parts; of heads
@@ -82,7 +79,20 @@ class ParseModule(TaskModule):
             )
         return self._assessed(batch, answers=True)
 
+    def exportable(self) -> AllHeads:
+        """The network as one module of an image: logits of every head, in the order of the task's."""
+        return AllHeads(self.net, tuple(self.heads))
+
     # ---- what there is to see
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # sizes differ from batch to batch, graphs need not
+    def _padded(self, batch: ParseBatch) -> Tensor:
+        """The pictures of a training batch; padding is the mean colour, as in the original."""
+        image = self.images(batch.image)
+        for row, (height, width) in enumerate(batch.sizes):
+            image[row, :, height:] = 0
+            image[row, :, :, width:] = 0
+        return image
 
     def images(self, image: Tensor) -> Tensor:
         """Normalise: (B, H, W, C) integers -> (B, C, H, W) float32 in the network's memory format."""
@@ -94,7 +104,8 @@ class ParseModule(TaskModule):
         size = self.spec.working(image.shape[2], image.shape[3], factor, heads)
         if size == tuple(image.shape[2:]):
             return image
-        return functional.interpolate(image, size, mode="bilinear", antialias=size[0] < image.shape[2])
+        smooth = self.spec.antialias and size[0] < image.shape[2]
+        return functional.interpolate(image, size, mode="bilinear", antialias=smooth)
 
     def _outputs(self, image: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Logits of heads, in at least float32."""
@@ -102,6 +113,10 @@ class ParseModule(TaskModule):
         return {name: each.to(torch.promote_types(each.dtype, torch.float32)) for name, each in found.items()}
 
     # ---- losses
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # which objects occur differs from batch to batch
+    def _compared(self, outputs: dict[str, Tensor], batch: ParseBatch) -> Losses:
+        return self._losses(self._tallies(outputs, batch), batch, outputs)
 
     def _tallies(self, outputs: dict[str, Tensor], batch: ParseBatch) -> dict[str, Tally]:
         return {
@@ -203,6 +218,18 @@ class ParseModule(TaskModule):
             if values[0].ndim == 0:
                 columns[name] = torch.stack(values)  # (B,)
         return {"ids": batch.ids, **columns}
+
+
+class AllHeads(nn.Module):
+    """A network whose heads are all computed: (B, C, H, W) -> their logits, one after the other. outputs: names."""
+
+    def __init__(self, net: UPerNet, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net, self.outputs = net, names
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found = self.net(image, self.outputs)
+        return tuple(found[name] for name in self.outputs)
 
 
 def _full(logits: Tensor, size: Sequence[int]) -> Tensor:

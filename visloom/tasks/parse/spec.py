@@ -45,6 +45,8 @@ class Parse:
         at the picture's own size.
     longest: no side is longer than this.  stride: training batches are padded to a multiple of it.
     rate: training labels are at 1 / rate of the sides, as the finest map is.
+    antialias: pictures that evaluation and prediction shrink are smoothed first, as training pictures are; the original
+        does not smooth them, and its weights are converted with False.
     scales, flip: views that evaluation and prediction average: factors of `short`, and mirrored.
     deep_weight: share of a head's loss that the third map gets where `net.deep` names the head.
     channels: of the images.  normalise: "net" is what the network's weights expect.
@@ -57,6 +59,7 @@ class Parse:
     longest: int = 1000
     stride: int = 32
     rate: int = 4
+    antialias: bool = True
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     deep_weight: float = 0.4
