@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visloom.engine import precision, resolve_precision
-from visloom.nets.upernet import Decoder, _resized
+from visloom.nets.upernet import Decoder, WideConv, _resized
 from visloom.optim import build_optimizer
 from visloom.run import How, Optim, Rule
 from visloom.tasks.parse import Parse, ParseBatch, Uper
@@ -195,6 +195,9 @@ def both(spec: Parse, batch: ParseBatch) -> dict[str, Callable[[], Tensor]]:
     old = spec.build().train()
     old.load_state_dict(ours.state_dict())
     old.net.decoder.__class__ = OldDecoder
+    for module in old.net.modules():
+        if isinstance(module, WideConv):
+            module.__class__ = nn.Conv2d
     image = old.images(batch.image).contiguous()
     plain = {n: m.long() for n, m in batch.masks.items()} | dict(batch.labels)
     ours = ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

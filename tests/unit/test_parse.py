@@ -546,7 +546,7 @@ def test_bf16_comes_near_to_float32(task):
         total.backward()
         assert total.dtype == torch.float32
         assert all(bool(torch.isfinite(p.grad).all()) for p in made.parameters() if p.grad is not None)
-        both.append({name: float(value) for name, value in losses.terms.items()})
+        both.append({name: value.item() for name, value in losses.terms.items()})
     assert both[1] == pytest.approx(both[0], rel=0.15) and both[0] != both[1]
 
 

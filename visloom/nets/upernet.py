@@ -99,10 +99,36 @@ def _shifted(matrix: Tensor) -> Tensor:
     return torch.stack([padded[tap : tap + count] for tap in range(3)], 2).flatten(1)
 
 
+def wide_conv(x: Tensor, weight: Tensor, *, training: bool) -> Tensor:
+    """A 3x3 convolution with zero padding, in the memory order that trains faster.
+
+    In float32 on a CPU the backward of a convolution of many channels takes twice as long in channels-last memory
+    (oneDNN, AVX2: 2.5 s against 1.3 s for 512 to 512 channels at 2 x 64 x 64); bf16 and GPUs have it the other way.
+    """
+    if (
+        training
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        x, weight = x.contiguous(), weight.contiguous()
+    return functional.conv2d(x, weight, padding=1)
+
+
+class WideConv(nn.Conv2d):
+    """A 3x3 convolution without bias, computed by `wide_conv`."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return wide_conv(x, self.weight, training=self.training)
+
+
 def _conv(before: int, after: int, kernel: int = 3) -> nn.Sequential:
     """Convolution, batch norm and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False),
+        WideConv(before, after) if kernel == 3 else nn.Conv2d(before, after, kernel, bias=False),
         nn.BatchNorm2d(after),
         nn.ReLU(inplace=True),
     )
@@ -280,7 +306,8 @@ class Decoder(nn.Module):
         weights = torch.split(kernel, width, 1)  # one for each level
         whole = [i for i, level in enumerate(levels) if level.shape[2:] == size]
         joined = torch.cat([levels[i] for i in whole], 1)
-        fused = functional.conv2d(joined, torch.cat([weights[i] for i in whole], 1), padding=1)
+        first = torch.cat([weights[i] for i in whole], 1)
+        fused = wide_conv(joined, first, training=self.training)
         for i, level in enumerate(levels):
             if i not in whole:
                 fused = fused + convolve_resized(level, weights[i], size)
