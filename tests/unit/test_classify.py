@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from visloom.assemble import check_classes
+from visloom.assemble import check_classes, completed
+from visloom.config import change, load
 from visloom.errors import ConfigError, ContractError, DataError
 from visloom.keys import fold
 from visloom.palette import palette
 from visloom.run import Call
 from visloom.sample import Sample, Stacked
+from visloom.stream import Shuffled
 from visloom.task import Losses, Progress, TaskSpec
 from visloom.tasks.classify import Classify, Custom, FastCifar, NetSpec, Normalise, ResNetCifar, Timm
 from visloom.tasks.classify.batch import draw_mix, mix_images, mix_labels
@@ -167,9 +169,18 @@ def test_balanced_weights_are_counted_in_the_training_data() -> None:
     class Labelled:
         own: tuple[int, ...]
 
+        def __len__(self) -> int:
+            return len(self.own)
+
+        def read(self, index: int) -> Sample:
+            raise AssertionError("labels are counted without reading a picture")
+
         def labels(self) -> np.ndarray:
             return np.array(self.own)
 
+    run = change(load("digits"), {"task.class_weights": "balanced", "task.classes": list(NAMES)})
+    train = Shuffled(source=Labelled((0, 0, 0, 1, 0, 2, 1, 0)), batch=4)
+    assert completed(run, train).task.class_weights == pytest.approx((8 / 15, 8 / 6, 8 / 3))
     spec = tiny(class_weights="balanced")
     assert spec.build().class_weights is None  # nothing is known yet
     found = spec.complete([Labelled((0, 0, 0, 1)), Labelled((0, 2, 1, 0))])
