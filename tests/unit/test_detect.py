@@ -213,6 +213,8 @@ def test_results_in_coco_form():
         "score": 0.75,
         "segmentation": {"size": [2, 2], "counts": [0, 1, 2, 1]},
     }
+    points = {**row, "keypoints": np.array([[[1.5, 2.5, 1.0], [3.5, 4.5, 1.0]]])}
+    assert spec.records(points)[0]["keypoints"] == [1.0, 2.0, 1.0, 3.0, 4.0, 1.0]
     assert SPEC.records({**row, "file": "cat.jpg"})[0]["image_id"] == "cat.jpg"
     assert run_lengths(np.zeros((3, 2), bool))["counts"] == [6]
     assert SPEC.lines(row) == [(SPEC.classes[2], 0.75, 1.0, 2.0, 5.0, 8.0)]
@@ -233,6 +235,25 @@ def test_drawing_shows_what_is_sure_and_the_truth():
     resized = Resize(size=(20, 30))(sample(size=(40, 60), boxes=((5, 5, 30, 30),)), 0).resolve()
     with_truth = np.asarray(SPEC.draw(resized.image, found, resized))
     assert (with_truth[60:220, 40] == SPEC.palette[0]).all()  # brought to the sample's picture
+
+
+def test_masks_and_keypoints_are_drawn_where_they_lie():
+    """In the stored picture, and brought to a resized sample."""
+    mask = np.zeros((1, 40, 60), bool)
+    mask[0, 10:20, 30:50] = True
+    found = {
+        **{name: column[0] for name, column in scored([[30, 10, 50, 20]], [0.9], [2]).items()},
+        "masks": torch.from_numpy(mask),
+        "keypoints": torch.tensor([[[40.0, 30.0, 1.0]]]),
+    }
+    black, colour = np.zeros((40, 60, 3), np.uint8), SPEC.palette[2]
+    resized = Resize(size=(20, 30))(sample(size=(40, 60)).replace(image=black), 0).resolve()
+    for picture in (SPEC.draw(black, found), SPEC.draw(resized.image, found, resized)):
+        shown = np.asarray(picture)
+        assert shown.shape == (320, 480, 3)
+        assert tuple(shown[240, 320]) == colour  # the keypoint
+        assert np.allclose(shown[120, 300], np.array(colour) / 2, atol=6)  # half of it over black
+        assert (shown[200:230, 200:] == 0).all()  # left of it is the truth
 
 
 def test_goodness_is_f1():

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visloom.tasks.detect.batch import moved_boxes
+from visloom.warp import map_points, warp_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from visloom.sample import Sample
 
 _LEAST, _MOST = 480, 1280  # pixels of the shown picture's width
+_PERSON = 17
+_LIMBS = (
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9)),
+    *((8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+"""Which of COCO's keypoints are joined: shins, thighs, hips, body, arms, head."""
 
 
 def draw(
@@ -42,8 +49,9 @@ def draw(
     matrix = np.eye(3) if truth is None else truth.stored().matrix
     boxes = moved_boxes(matrix, columns["boxes"][keep].astype(np.float32).reshape(-1, 4))
     labels, scores = columns["labels"][keep], columns["scores"][keep]
-    if "masks" in columns and columns["masks"].shape[1:] == shown.shape[:2]:
-        shown = _tinted(shown, columns["masks"][keep], labels, colours)
+    if "masks" in columns:
+        masks = [_moved(mask, matrix, shown.shape[:2]) for mask in columns["masks"][keep]]
+        shown = _tinted(shown, masks, labels, colours)
     width, height = shown.shape[1], shown.shape[0]
     factor = _LEAST / width if width < _LEAST else min(1.0, _MOST / width)
     picture = Images.fromarray(shown).resize(
@@ -57,10 +65,18 @@ def draw(
         _label(pen, box, f"{classes[label]} {100 * score:.0f}", colours[label], picture.size)
     if "keypoints" in columns:
         for points, label in zip(columns["keypoints"][keep], labels, strict=True):
-            moved = points[:, :2] @ matrix[:2, :2].T + matrix[:2, 2]
-            for x, y in moved * factor:
-                pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colours[label])
+            _figure(pen, map_points(matrix, points[:, :2].astype(np.float64)) * factor, colours[label])
     return picture
+
+
+def _figure(pen: Any, points: NDArray[np.float64], colour: Colour) -> None:
+    """Keypoints (K, 2) of one thing, and a person's limbs where they are COCO's 17."""
+    places = [(x, y) for x, y in points.tolist()]
+    for a, b in _LIMBS if len(places) == _PERSON else ():
+        pen.line((*places[a], *places[b]), fill=(255, 255, 255), width=3)
+        pen.line((*places[a], *places[b]), fill=colour, width=1)
+    for x, y in places:
+        pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour, outline=(255, 255, 255))
 
 
 def _array(value: Any) -> Any:
@@ -88,8 +104,15 @@ def _label(pen: Any, box: NDArray[Any], text: str, colour: Colour, size: tuple[i
     pen.text((x + 2, y), text, fill=ink, font=font)
 
 
+def _moved(mask: NDArray[Any], matrix: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask (H, W) in the picture that is shown."""
+    if mask.shape == size and np.array_equal(matrix, np.eye(3)):
+        return np.asarray(mask, np.bool_)
+    return np.asarray(warp_mask(mask, matrix, (size[0], size[1])) == 1)
+
+
 def _tinted(
-    image: NDArray[Any], masks: NDArray[Any], labels: NDArray[Any], colours: Sequence[Colour]
+    image: NDArray[Any], masks: Sequence[NDArray[Any]], labels: NDArray[Any], colours: Sequence[Colour]
 ) -> NDArray[Any]:
     """The picture with half of each mask's colour over it."""
     tinted = image.astype(np.float32)

@@ -43,7 +43,9 @@ def _entries(row: Mapping[str, Any], ids: Sequence[int]) -> Iterator[dict[str, A
         if "masks" in row:
             entry["segmentation"] = run_lengths(np.asarray(row["masks"][place]))
         if "keypoints" in row:
-            entry["keypoints"] = [round(float(v), 2) for v in np.asarray(row["keypoints"][place]).ravel()]
+            # COCO names the pixel that a point lies in: its middle is half a pixel further
+            points = np.asarray(row["keypoints"][place], np.float64) - (0.5, 0.5, 0.0)
+            entry["keypoints"] = [round(float(v), 2) for v in points.ravel()]
         yield entry
 
 
