@@ -56,8 +56,11 @@ def live(shape: Shape, lr: float = 0.05) -> dict[str, Any]:
     return {"losses": losses, "weights": weights, "values": values.values, "count": values.count}
 
 
-def process(rank: int, folder: Path, made: dict[str, Shape], lr: float) -> None:
-    """What one of the two processes does."""
+def process(rank: int | None, folder: Path, made: dict[str, Shape], lr: float) -> None:
+    """What one of the two processes does, or the one that is alone."""
+    if rank is None:
+        torch.save({name: live(shape, lr) for name, shape in made.items()}, folder / "alone.pt")
+        return
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
@@ -69,17 +72,16 @@ def lived(folder: Path, made: dict[str, Shape], lr: float = 0.05) -> list[dict[s
     """What one process found, and what each of two found."""
     if not sys.platform.startswith("linux"):
         pytest.skip("processes are forked here")
-    alone = {name: live(shape, lr) for name, shape in made.items()}
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=process, args=(rank, folder, made, lr)) for rank in range(2)]
-    for each in both:
+    fork = multiprocessing.get_context("fork")  # the threads of a library that counts do not outlive a fork
+    every = [fork.Process(target=process, args=(rank, folder, made, lr)) for rank in (None, 0, 1)]
+    for each in every:
         each.start()
-    for each in both:
+    for each in every:
         each.join(600)  # seconds, where they cannot end by themselves
         if each.exitcode is None:
             each.kill()
-    assert [each.exitcode for each in both] == [0, 0]
-    return [alone, *(torch.load(folder / f"{rank}.pt") for rank in range(2))]
+    assert [each.exitcode for each in every] == [0, 0, 0]
+    return [torch.load(folder / f"{name}.pt") for name in ("alone", "0", "1")]
 
 
 @pytest.fixture(scope="module")

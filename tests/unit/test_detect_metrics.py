@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import io
+import multiprocessing
 
 import numpy as np
 import pytest
 import torch
 
+from visloom.data.transforms import RandomFlip, Resize
 from visloom.sample import Sample
 from visloom.tasks.detect import Detect, FasterRCNN, Features
 from visloom.tasks.detect.coco import CocoPrecision
@@ -326,6 +328,37 @@ def test_keypoints_count_as_in_pycocotools(seed):
     agree(ours.compute(), [f"keypoint_{name}" for name in TEN], theirs(pairs, "keypoints", entries).stats)
     other = filled(CocoPrecision(CLASSES, keypoints=17, sigmas=(0.001,) * 17), pairs, spec).compute()
     assert other["keypoint_ap"] < ours.compute()["keypoint_ap"]
+
+
+def test_data_workers_forked_after_an_evaluation_make_batches_with_masks():
+    """The threads of the library that counts do not outlive a fork: a worker that called it would wait for ever."""
+    assert coco([HALF]).compute()["ap50"] > 0
+    spec = dataclasses.replace(SPEC, net=dataclasses.replace(SPEC.net, masks=True))
+    polygons = np.empty(1, object)
+    polygons[0] = [np.array([[4, 5], [20, 5], [20, 30]], np.float64)]
+    things = np.full(SIZE, -1, np.int32)
+    things[5:30, 4:20] = 3
+    samples = [
+        sample(extra={"box_polygons": polygons}),
+        sample("b", masks={"thing": things}, extra={"box_thing": np.array([3])}),
+    ]
+    worker = multiprocessing.get_context("fork").Process(target=spec.collate, args=(samples, None))
+    worker.start()
+    worker.join(60)
+    done = worker.exitcode
+    worker.kill()
+    assert done == 0
+
+
+def test_masks_that_number_the_things_come_back_to_the_stored_picture():
+    spec = dataclasses.replace(SPEC, net=dataclasses.replace(SPEC.net, masks=True))
+    things = np.full((40, 60), -1, np.int32)
+    things[5:30, 4:20] = 3
+    one = sample(size=(40, 60), masks={"thing": things}, extra={"box_thing": np.array([3])})
+    warped = Resize(size=(80, 120))(RandomFlip(p=1.0)(one, 0), 0).resolve()
+    for each in (one, warped):
+        known = spec.collate([each], None).known[0]
+        assert known.size == (40, 60) and np.array_equal(known.masks[0], things == 3)
 
 
 # ---- merging

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Outlines = list[list[NDArray[np.float64]]]
+"""For each box the polygons (K, 2) of its pixels, as they are stored. What counts them encodes them: see `coco.py`."""
+
+
 class Known(NamedTuple):
     """The truth of one picture in its stored pixels, for metrics.
 
     boxes: (N, 4) float32 x0 y0 x1 y1.  labels: (N,) class indices.  crowd: (N,) bool, groups that count for nothing.
     keypoints: (N, K, 3) or None.  extra: the sample's "box_" entries, one row per box (areas, ...).
-    size: (height, width) of the picture.  masks: run lengths of each box's pixels, where the net has masks.
+    size: (height, width) of the picture.  masks: of each box, where the net has masks: polygons, or pixels (N, H, W).
     """
 
     boxes: NDArray[np.float32]
@@ -37,7 +41,7 @@ class Known(NamedTuple):
     keypoints: NDArray[np.float32] | None
     extra: Mapping[str, Any]
     size: tuple[int, int]
-    masks: tuple[dict[str, Any], ...] | None = None
+    masks: Outlines | NDArray[np.bool_] | None = None
 
 
 @dataclass(kw_only=True)
@@ -264,22 +268,17 @@ def _known(sample: Sample, masks: bool) -> Known:
     )
 
 
-def _stored_masks(sample: Sample, origin: Origin) -> tuple[dict[str, Any], ...]:
-    """Run lengths of the boxes' pixels in the stored picture."""
-    from visloom.tasks.detect.coco import encoded, outlined
-
+def _stored_masks(sample: Sample, origin: Origin) -> Outlines | NDArray[np.bool_]:
+    """The boxes' polygons in the stored picture, or their pixels there (N, H, W)."""
     polygons = sample.extra.get("box_polygons")
     if polygons is not None:
-        return tuple(
-            outlined([np.asarray(part, np.float64).reshape(-1, 2) for part in parts], origin.size)
-            for parts in polygons
-        )
+        return [[np.asarray(part, np.float64).reshape(-1, 2) for part in parts] for parts in polygons]
     made = _masks(sample)
-    if not np.array_equal(origin.matrix, np.eye(3)):
-        back = np.asarray(np.linalg.inv(origin.matrix), np.float64)
-        moved = [warp_mask(mask, back, origin.size) for mask in made]
-        made = np.stack(moved) if moved else np.zeros((0, *origin.size), np.int32)
-    return tuple(encoded(made == 1))
+    if np.array_equal(origin.matrix, np.eye(3)):
+        return np.asarray(made, np.bool_)
+    back = np.asarray(np.linalg.inv(origin.matrix), np.float64)
+    moved = [warp_mask(mask, back, origin.size) for mask in made]
+    return np.stack(moved) == 1 if moved else np.zeros((0, *origin.size), np.bool_)
 
 
 def moved_boxes(matrix: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

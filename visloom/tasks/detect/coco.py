@@ -1,7 +1,9 @@
 """CocoPrecision: the average precision and recall of COCO, of boxes, masks and keypoints, in one process or many.
 
 Pictures are rows of a table keyed by sample id: any division among processes merges to the same numbers. hotcoco
-(Rust, pycocotools' numbers to the last bit, some fifty times faster) matches and accumulates once, at the end.
+(Rust, pycocotools' numbers to the last bit, some fifty times faster) matches and accumulates once, at the end. It is
+called in the process that evaluates and nowhere else: its threads are lost where a process forks, and a data worker
+that called it would wait for ever.
 """
 
 from __future__ import annotations
@@ -122,7 +124,7 @@ class CocoPrecision:
             known.crowd,
             np.asarray(known.extra.get("box_area", sides.prod(1)), np.float64),
             encoded(found["masks"]) if masks else None,
-            list(known.masks) if masks else None,
+            _encoded(known.masks, known.size) if masks else None,
             found["keypoints"].astype(np.float64) if points else None,
             _points(known.keypoints, len(boxes), len(self.sigmas)) if points else None,
         )
@@ -298,6 +300,11 @@ def encoded(masks: NDArray[np.bool_]) -> list[Rle]:
     stack: Any = np.asfortranarray(masks.transpose(1, 2, 0), np.uint8)  # (H, W, N)
     found: list[Rle] = mask.encode(stack)
     return found
+
+
+def _encoded(known: Any, size: tuple[int, int]) -> list[Rle]:
+    """What `Known` holds of masks as run lengths."""
+    return encoded(known) if isinstance(known, np.ndarray) else [outlined(each, size) for each in known]
 
 
 def outlined(polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> Rle:
