@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.distributed.test_one_from_many import close
 from tests.lives import OFF, Crash, crash_at, end_of, only, rows
 from tests.parsing import HEADS, NET, Labelled, mixture
 from tests.protocol.shapes import engine_of
@@ -86,16 +87,6 @@ def test_two_processes_with_idle_heads_are_one():
     for step in range(STEPS):
         one, two = (life["losses"][step] for life in lives(2))
         assert {n: (one[n] + two[n]) / 2 for n in one} == pytest.approx(alone["losses"][step], rel=1e-6)
-
-
-def close(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        if value is None:
-            assert found[name] is None, name
-            continue
-        scale = max(1.0, float(value.abs().max()))
-        assert float((found[name] - value).abs().max()) <= 1e-6 * scale, name
 
 
 def run(out: Any) -> Run:

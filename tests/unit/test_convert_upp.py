@@ -82,6 +82,9 @@ def test_a_run_directory_is_made(old, tmp_path):
     checkpoint, notes = common.keep(common.convert(upp, [folder]), tmp_path / "run")
     assert checkpoint.name == "step-00010000" and notes == []
     assert (tmp_path / "run" / "log.jsonl").read_text().count('"kind": "train"') == 3
+    from visloom.report.page import write_report
+
+    assert "loss" in write_report(tmp_path / "run").read_text(encoding="utf-8")  # the old history is drawn
 
 
 def test_what_is_missing_or_wrong_is_told(old, tmp_path):
