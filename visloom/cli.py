@@ -169,9 +169,12 @@ VERBS: tuple[Verb, ...] = (
             _RUN,
             Option("--on", metavar="NAME", help="one evaluation of the run; the default is all of them"),
             Option("--json", metavar="FILE", help="also write the values and tables as JSON; - is the screen"),
+            Option("--out", metavar="DIR", help="also write tables, curves, pictures and the task's own files"),
+            Option("--pictures", metavar="N", type=_number, default=16, help="how many pictures of samples (16)"),
             _TTA, _DATA, _DEVICE, _TRUST,
         ),
-        ("visloom evaluate cifar10-003", "visloom evaluate runs/cifar10-003@12000 --on test --json test.json"),
+        ("visloom evaluate cifar10-003", "visloom evaluate runs/cifar10-003@12000 --on test --json test.json",
+         "visloom evaluate nuscenes-004 --tta flip --out results"),
     ),
     Verb(
         "predict", "using", "Predict pictures: a CSV table, and the pictures drawn.",

@@ -40,7 +40,7 @@ class Evaluation:
     count: samples.  seconds: wall time.
     records: (goodness in [0, 1], position in the stream) of the worst and the best samples, if the task says
         how good a prediction is (`goodness(predictions, batch)` of the spec); worst first.
-    notes: what the data side wants told.
+    notes: what the data side wants told.  metrics: as they are at the end, if they were to be kept.
     """
 
     values: dict[str, float]
@@ -49,6 +49,7 @@ class Evaluation:
     seconds: float
     records: list[tuple[float, int]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,7 @@ def run_evaluation(
     *,
     autocast: AbstractContextManager[Any],
     losses: bool = True,
+    keep: bool = False,
     progress: Progress | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -135,6 +137,7 @@ def run_evaluation(
     Args:
         loader: what `share_of` returned for an Ordered stream.
         losses: also average the loss terms over the samples, weighted by `Losses.count`.
+        keep: return the metrics too, with all that they remember of the samples.
         progress: where training stands, for losses that depend on it.
         tick: told (batches done, batches in all), for progress; it may raise to interrupt.
     Raises:
@@ -178,9 +181,9 @@ def run_evaluation(
         values = {**_mean_losses(rows), **values}
     tables = {name: table for metric in metrics.values() for name, table in _tables(metric).items()}
     told = tuple(dict.fromkeys(note for _, _, part, _ in parts for note in part))
-    return Evaluation(
-        values, tables, count, perf_counter() - began, _records(rows, deal.batch) if judge else [], told
-    )
+    records = _records(rows, deal.batch) if judge else []
+    kept = metrics if keep else {}
+    return Evaluation(values, tables, count, perf_counter() - began, records, told, kept)
 
 
 def _row(place: int, found: Losses | None, goodness: Tensor | None) -> _Row:

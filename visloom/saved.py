@@ -26,12 +26,13 @@ from visloom.device import find_device, prepare
 from visloom.engine import load_weights, precision
 from visloom.errors import CheckpointError, ConfigError
 from visloom.evaluation import Evaluation, run_evaluation, share_of
+from visloom.evaluation_files import write_files
 from visloom.memory import place
 from visloom.module import TaskModule
 from visloom.place import did_you_mean, nearest, one_of
 from visloom.run import Run
 from visloom.rundir import RunDir, find, safe_name
-from visloom.stream import walk_sources
+from visloom.stream import Stream, walk_sources
 from visloom.task import TaskSpec
 
 if TYPE_CHECKING:
@@ -228,6 +229,8 @@ def evaluate(
     data: str | Path | None = None,
     device: str | None = None,
     tta: str | None = None,
+    out: str | Path | None = None,
+    pictures: int = 16,
     trust: bool = False,
     say: Say = _silent,
     tick: Callable[[str, int, int], None] | None = None,
@@ -238,10 +241,11 @@ def evaluate(
         ref, device, tta, trust, say: as for `open_saved`.
         on: the name of one evaluation; None runs them all.
         data: folder that data roots start from, where it is not the run's `host.data`.
+        out: folder for files (`visloom/evaluation_files.py`), a folder in it for each evaluation.  pictures: how many.
         tick: told (evaluation, batches done, batches in all).
     Returns:
         {"run", "step", "weights", "device", "evaluations": {name: {"values", "tables", "count", "seconds",
-        "monitor"}}}; values are floats, tables as the metrics make them.
+        "monitor"}}}; values are floats, tables as the metrics make them; and "files" where `out` is given.
     """
     saved = open_saved(ref, device=device, tta=tta, trust=trust, say=say)
     run = saved.run
@@ -258,7 +262,10 @@ def evaluate(
     found = {}
     for name in [on] if on is not None else run.evals:
         told = partial(tick, name) if tick is not None else None
-        found[name] = _as_dict(_evaluate_one(saved, run, name, say, told), run.evals[name].monitor)
+        result, stream = _evaluate_one(saved, run, name, say, told, keep=out is not None)
+        found[name] = dict(_as_dict(result, run.evals[name].monitor))
+        if out is not None:
+            found[name]["files"] = write_files(Path(out), name, result, saved, stream, pictures)
     return {
         "run": str(saved.place),
         "step": saved.step,
@@ -269,8 +276,9 @@ def evaluate(
 
 
 def _evaluate_one(
-    saved: Saved, run: Run, name: str, say: Say, tick: Callable[[int, int], None] | None
-) -> Evaluation:
+    saved: Saved, run: Run, name: str, say: Say, tick: Callable[[int, int], None] | None, *, keep: bool
+) -> tuple[Evaluation, Stream]:
+    """Evaluate, and return the stream that was evaluated too."""
     stream = bound(run.evals[name].stream, name=f"eval/{name}", folder=Path(run.host.data), seed=run.seed)
     for source in walk_sources(stream):
         check = getattr(source, "check", None)
@@ -280,9 +288,16 @@ def _evaluate_one(
         if note:
             say(note)
     loader = share_of(stream, saved.spec, run.host, saved.device)
-    return run_evaluation(
-        saved.task, saved.spec, loader, autocast=saved.autocast(), losses=run.evals[name].losses, tick=tick
+    result = run_evaluation(
+        saved.task,
+        saved.spec,
+        loader,
+        autocast=saved.autocast(),
+        losses=run.evals[name].losses,
+        keep=keep,
+        tick=tick,
     )
+    return result, stream
 
 
 def _as_dict(result: Evaluation, monitor: object) -> Mapping[str, Any]:

@@ -1,9 +1,12 @@
-"""Prediction of the fusion task: a data set in, a submission, a table and a picture of each moment out."""
+"""A trained fusion task in use: predictions of data sets, and what evaluations leave."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import json
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image
 
 from tests.fusion import NARROW
 from visloom.cli import main
+from visloom.config import change
 from visloom.data.nuscenes.names import ATTRIBUTES, CLASSES
 from visloom.data.nuscenes.source import NuScenes
 from visloom.data.scene3d import Frame
@@ -21,12 +25,17 @@ from visloom.data.town.root import write_root
 from visloom.data.truth import WorldBoxes
 from visloom.drive import Telling, train
 from visloom.errors import ConfigError, DataError
+from visloom.evaluation import Evaluation
+from visloom.evaluation_files import write_files
 from visloom.prediction import predict
+from visloom.report.curves import of_table
 from visloom.run import Eval, Host, Log, Optim, Run
+from visloom.saved import evaluate
 from visloom.stream import Ordered, Shuffled
 from visloom.tasks.fusion3d import Fusion3d
+from visloom.tasks.fusion3d.nds import ERRORS
 from visloom.tasks.fusion3d.panorama import heading_of, in_rows, panorama
-from visloom.tasks.fusion3d.world import read_submission
+from visloom.tasks.fusion3d.world import read_submission, to_world
 from visloom.units import Monitor, Steps
 
 TASK = Fusion3d(net=NARROW, hidden=4, detections=10, shown=0.0)
@@ -177,3 +186,106 @@ def test_boxes_are_drawn_where_they_are():
         .all(-1)
         .any()
     )
+
+
+# ------------------------------------------------------------------------------------------------- evaluation
+
+TERMS = {
+    "heat", "offset", "size", "depth", "rotation", "dims", "center", "depth/secondary", "rotation/secondary",
+    "attribute", "velocity",
+}  # fmt: skip
+
+
+def test_every_loss_is_in_the_validation_of_training_and_alone(trained):
+    run, _ = trained
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    (logged,) = [row["values"] for row in rows if row["kind"] == "eval"]
+    alone = evaluate(run)["evaluations"]["val"]["values"]
+    for values in (logged, alone):
+        assert {name.removeprefix("loss/") for name in values if name.startswith("loss/")} == TERMS
+        assert values["loss"] == pytest.approx(
+            sum(v for n, v in values.items() if n.startswith("loss/")), rel=1e-5
+        )
+    assert all(
+        alone[name] == pytest.approx(value, rel=1e-4) for name, value in logged.items() if value is not None
+    )
+
+
+def test_the_flip_test_in_training_and_alone(trained, tmp_path):
+    """task.flip_test decides in the evaluations of training, --tta decides alone; both give the same boxes."""
+    run, _ = trained
+    plain = evaluate(run, out=tmp_path / "plain", pictures=0)
+    other = change(tiny(tmp_path), {"task.flip_test": True, "host.out": str(tmp_path / "runs")})
+    flipped = train(other, told=Telling(screen="off")).directory
+    inside = evaluate(flipped, out=tmp_path / "inside", pictures=0)  # as the run itself evaluates
+    given = evaluate(run, tta="flip", out=tmp_path / "given", pictures=0)
+    results = {n: (tmp_path / n / "val" / "results.json").read_text() for n in ("plain", "inside", "given")}
+    assert results["inside"] == results["given"] != results["plain"]
+    assert inside["evaluations"]["val"]["values"]["nds"] == given["evaluations"]["val"]["values"]["nds"]
+    back = evaluate(flipped, tta="none", out=tmp_path / "back", pictures=0)
+    assert (tmp_path / "back" / "val" / "results.json").read_text() == results["plain"]
+    assert back["evaluations"]["val"]["values"]["loss"] == plain["evaluations"]["val"]["values"]["loss"]
+
+
+def test_an_evaluation_leaves_a_summary_a_submission_curves_and_pictures(trained, tmp_path):
+    run, _ = trained
+    assert main(["evaluate", str(run), "--out", str(tmp_path), "--pictures", "3"]) == 0
+    place = tmp_path / "val"
+    summary = json.loads((place / "metrics_summary.json").read_text())
+    assert set(summary) == {
+        "label_aps", "mean_dist_aps", "mean_ap", "label_tp_errors", "tp_errors", "tp_scores", "nd_score", "eval_time",
+        "cfg", "meta",
+    }  # fmt: skip
+    assert (
+        set(summary["label_aps"]["car"]) == {"0.5", "1.0", "2.0", "4.0"}
+        and summary["meta"]["use_radar"] is True
+    )
+    told = json.loads((place / "evaluation.json").read_text())
+    assert told["values"]["nds"] == summary["nd_score"] and told["count"] == 12
+    tokens = list(dict.fromkeys(RIDES.token_of(i) for i in range(12)))
+    assert len(read_submission(place / "results.json", tokens, CLASSES, ATTRIBUTES)) == 2
+    assert len(list((place / "pictures").glob("*.png"))) == 3 and not list(place.glob(".*"))
+    report = (run / "report.html").read_text()
+    assert "Precision by recall, within 2 m" in report or "curves" not in told["tables"]
+    assert "Worst predictions" in report
+
+
+def test_curves_are_drawn_of_classes_that_were_found(tmp_path):
+    """Detections a little beside the truth: precision and errors become tables, and drawings."""
+    spec = Fusion3d()
+    metric = spec.metrics()["nds"]
+    draws = np.random.default_rng(0)
+    for index in range(12):
+        sample = RIDES.read(index)
+        extra, n = sample.extra, len(sample.extra["box_center"])
+        metric._truth[extra["token"]] = extra["truth"]
+        row = {
+            "score": draws.uniform(0.3, 1, n), "label": sample.labels, "dims": extra["box_dims"],
+            "yaw": extra["box_yaw"], "center": extra["box_center"] + draws.normal(0, 0.3, (n, 3)), "velocity": extra["box_velocity"],
+            "attribute": extra["box_attribute"],
+        }  # fmt: skip
+        metric._table[sample.id] = extra["token"], to_world(row, extra["pose"])
+    tables = metric.tables()
+    names = [name for name in tables if name.startswith("curves")]
+    assert names == ["curves", *(f"curves/{name}" for name in ERRORS)]
+    precision, away = tables["curves"], tables["curves/trans_err"]
+    assert "car" in precision["series"] and len(precision["x"]) == len(precision["series"]["car"]) == 101
+    known = [v for v in away["series"]["car"] if v is not None]
+    assert (
+        0 < np.mean(known) < 1 and away["series"]["car"][:11] == [None] * 11
+    )  # errors count from recall 0.1 on
+    assert "traffic_cone" not in tables["curves/orient_err"]["series"]
+    json.dumps(tables["curves/vel_err"], allow_nan=False)
+    result = Evaluation(metric.compute(), tables, 12, 0.0, metrics={"nds": metric})
+    saved = SimpleNamespace(step=1, task=None, spec=spec, device=None)
+    files = write_files(tmp_path, "val", result, saved, None, 0)
+    assert {
+        "val/curves.svg",
+        "val/curves-trans_err.svg",
+        "val/metrics_summary.json",
+        "val/results.json",
+    } <= set(files)
+    drawn = ElementTree.parse(tmp_path / "val" / "curves.svg").getroot()
+    assert drawn.tag.endswith("svg") and "car" in "".join(drawn.itertext())
+    assert len([p for p in drawn.iter() if p.tag.endswith("path") and "line" in p.get("class", "")]) >= 4
+    assert "not finite" not in str(of_table(away)) and str(of_table(away)).count("<figure") == 1

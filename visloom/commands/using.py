@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -32,6 +31,8 @@ def evaluate(args: Namespace) -> int:
             data=None if args.data is None else Path(args.data).expanduser().absolute(),
             device=args.device,
             tta=args.tta,
+            out=args.out,
+            pictures=args.pictures,
             trust=args.trust,
             say=lambda text: screen.line([("warning: ", "warn"), (safe(text), "")]),
             tick=lambda name, done, total: speaking.progress(screen, f"evaluating {name}", done, total),
@@ -54,13 +55,17 @@ def evaluate(args: Namespace) -> int:
                 ]
                 for line in words.grid(values, screen.width, 4):
                     screen.line(line)
+            if args.out is not None:
+                speaking.rows(screen, [("files", args.out)])
     if args.json is not None:
         _write_json(found, args.json)
     return 0
 
 
 def _write_json(found: dict[str, Any], place: str) -> None:
-    text = json.dumps(_strict(found), indent=2, ensure_ascii=False)
+    from visloom.evaluation_files import strict
+
+    text = json.dumps(strict(found), indent=2, ensure_ascii=False)
     if place == "-":
         print(text)
         return
@@ -68,15 +73,6 @@ def _write_json(found: dict[str, Any], place: str) -> None:
         Path(place).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--json {place} cannot be written: {error.strerror or error}") from error
-
-
-def _strict(value: Any) -> Any:
-    """NaN and infinities have no place in JSON: they become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(k): _strict(v) for k, v in value.items()}
-    return [_strict(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def predict(args: Namespace) -> int:

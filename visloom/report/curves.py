@@ -69,22 +69,30 @@ def overlaid(records: Sequence[Record]) -> list[Markup]:
 def of_table(value: Any) -> Markup:
     """Return the chart of an evaluation's table "curves", of its first series with their means; nothing if it is
     damaged."""
+    series, title, x_name, note = series_of(value)
+    return chart(series, title=title, x_name=x_name, zero=True, note=note)
+
+
+def series_of(value: Any) -> tuple[list[Series], str, str, str]:
+    """Read a table "curves": its first series, title, name of the axis, and a note if there are more series.
+
+    A series has a value for each x, or None where it has none.
+    """
     told = mapping(value)
     xs, named = items(told.get("x")), mapping(told.get("series"))
-    series = [
-        Series(str(name), list(zip(xs, ys, strict=True)), place, said=sum(ys) / max(1, len(ys)))
-        for place, (name, ys) in enumerate(named.items())
-        if isinstance(ys, list) and len(ys) == len(xs) and all(_is_number(v) for v in (*xs, *ys))
-    ]
+    series: list[Series] = []
+    for name, ys in named.items():
+        if (
+            isinstance(ys, list)
+            and len(ys) == len(xs)
+            and all(v is None or _is_number(v) for v in (*xs, *ys))
+        ):
+            points = [(x, y) for x, y in zip(xs, ys, strict=True) if x is not None and y is not None]
+            mean = sum(y for _, y in points) / max(1, len(points))
+            series.append(Series(str(name), points, len(series), said=mean))
     more = len(named) - COLOURS
     note = f"the {COLOURS} most frequent of {len(named)} classes" if more > 0 else ""
-    return chart(
-        series[:COLOURS],
-        title=str(told.get("title", "curves")),
-        x_name=str(told.get("x_name", "x")),
-        zero=True,
-        note=note,
-    )
+    return series[:COLOURS], str(told.get("title", "curves")), str(told.get("x_name", "x")), note
 
 
 def _is_number(value: Any) -> bool:

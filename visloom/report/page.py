@@ -184,7 +184,8 @@ def _evaluation(record: Record, name: str, budget: int) -> dict[str, Any]:
     ]
     tables = dict(mapping(told.get("tables")))
     confusion = mapping(tables.pop("confusion", None))
-    curve = curves.of_table(tables.pop("curves", None))
+    drawn = [key for key in tables if key.partition("/")[0] == "curves"]
+    charts = [figure for key in drawn for figure in [curves.of_table(tables.pop(key))] if figure]
     classes, counts = items(confusion.get("classes")), items(confusion.get("matrix"))
     sound = all(isinstance(row, list) for row in counts) and matrix.is_matrix(classes, counts)
     names = [str(c) for c in classes]
@@ -195,7 +196,7 @@ def _evaluation(record: Record, name: str, budget: int) -> dict[str, Any]:
         "epoch": f"{epoch:.4g}" if epoch is not None else "?",
         "numbers": values if len(values) <= 16 else [],
         "matrix": matrix.heat_map(names, counts) if sound else "",
-        "curves": [curve] if curve else [],
+        "curves": charts,
         "matrix_note": f"{len(names):,} classes are too many for a picture.",
         "pairs": matrix.confused(names, counts) if sound else [],
         "tables": [*_long(values), *(t for key, value in tables.items() for t in _table(key, value))],

@@ -153,10 +153,7 @@ def chart(
     finite = [p for one in series for p in one.points if _drawn(p[1])]
     if not finite:
         return Markup("")
-    xs = [p[0] for p in finite]
-    x = linear(min(0.0, min(xs)), max(xs))
-    x = x._replace(ticks=tuple(t for t in x.ticks if x.low <= t <= x.high))
-    y = y_axis([p[1] for p in finite], log=log, zero=zero)
+    x, y = _axes(finite, log=log, zero=zero)
     parts = [_frame(x, y, x_name)]
     for at, step in marks:
         parts.append(
@@ -188,6 +185,59 @@ def chart(
         Markup("").join(parts),
         Markup('<p class="note">{}</p>').format("; ".join(notes)) if notes else "",
     )
+
+
+_STYLE = """
+svg { background: #ffffff; }
+text { font: 11px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: #5d6670; }
+text.y, text.end, text.name { text-anchor: end; } text.x { text-anchor: middle; }
+text.title { fill: #1d2126; font-weight: 600; }
+.grid { stroke: #e3e1dc; fill: none; } .axis { stroke: #5d6670; fill: none; opacity: .6; }
+.line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+path.c0 { stroke: #2f6db5; } path.c1 { stroke: #d97a21; } path.c2 { stroke: #3b8f5c; } path.c3 { stroke: #8a5bb0; }
+path.c4 { stroke: #c04a5a; } path.c5 { stroke: #2b95a3; } path.c6 { stroke: #8c7a1f; } path.c7 { stroke: #6f7780; }
+circle.c0 { fill: #2f6db5; } circle.c1 { fill: #d97a21; } circle.c2 { fill: #3b8f5c; } circle.c3 { fill: #8a5bb0; }
+circle.c4 { fill: #c04a5a; } circle.c5 { fill: #2b95a3; } circle.c6 { fill: #8c7a1f; } circle.c7 { fill: #6f7780; }
+"""
+
+
+def drawing(series: Sequence[Series], *, title: str, x_name: str) -> str:
+    """Return a chart as a file of its own: SVG with its colours, title and legend; "" if there is no value."""
+    finite = [p for one in series for p in one.points if _drawn(p[1])]
+    if not finite:
+        return ""
+    x, y = _axes(finite, log=False, zero=True)
+    parts = [_frame(x, y, x_name), *(_curve(one, x, y) for one in series)]
+    keys = []
+    for place, one in enumerate(series):
+        left, top = 12 + place % 3 * 142, HEIGHT + 44 + place // 3 * 16
+        keys.append(
+            Markup('<path class="line c{}" d="M{} {}h14"/><text x="{}" y="{}">{}</text>').format(
+                one.colour % COLOURS, left, top - 4, left + 19, top, text(one.label, 22)
+            )
+        )
+    height = HEIGHT + 56 + (len(series) - 1) // 3 * 16
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{2}" height="{3}"><style>{4}</style>'
+        '<rect width="{0}" height="{1}" fill="#ffffff"/><text class="title" x="12" y="18">{5}</text>'
+        '<g transform="translate(0 24)">{6}</g>{7}</svg>\n'
+    ).format(
+        WIDTH,
+        height,
+        2 * WIDTH,
+        2 * height,
+        Markup(_STYLE),
+        text(title, 60),
+        Markup("").join(parts),
+        Markup("").join(keys),
+    )
+
+
+def _axes(points: Sequence[Point], *, log: bool, zero: bool) -> tuple[Axis, Axis]:
+    xs = [p[0] for p in points]
+    x = linear(min(0.0, min(xs)), max(xs))
+    x = x._replace(ticks=tuple(t for t in x.ticks if x.low <= t <= x.high))
+    return x, y_axis([p[1] for p in points], log=log, zero=zero)
 
 
 def _drawn(value: float) -> bool:

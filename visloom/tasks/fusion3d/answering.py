@@ -7,8 +7,6 @@ is a nuScenes submission.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,7 +29,7 @@ from visloom.place import one_of
 from visloom.prediction import Answer
 from visloom.stream import Ordered, applied, rooted, subkey
 from visloom.tasks.fusion3d.panorama import panorama
-from visloom.tasks.fusion3d.world import COLUMNS, entries, join_cameras, meta, to_world
+from visloom.tasks.fusion3d.world import COLUMNS, Results, join_cameras, to_world
 
 if TYPE_CHECKING:
     from visloom.sample import Sample
@@ -115,7 +113,7 @@ def _either(own: SceneSource, found: SceneSource, folder: Path) -> str:
 
 
 def _answers(spec: Fusion3d, saved: Saved, stream: Ordered, out: Path | None) -> Iterator[Answer]:
-    with closing(_Results(out, spec)) as results:
+    with closing(Results(out, spec)) as results:
         for views in _predicted(spec, saved, stream):
             good = [view for view in views if not view.error]
             boxes = join_cameras(
@@ -218,35 +216,3 @@ def _lines(spec: Fusion3d, boxes: WorldBoxes) -> list[list[Any]]:
         ]
         for i in range(len(boxes))
     ]  # fmt: skip
-
-
-class _Results:
-    """results.json, moment by moment; it appears whole when `keep` is called."""
-
-    def __init__(self, folder: Path | None, spec: Fusion3d) -> None:
-        self.spec, self.final = spec, None if folder is None else folder / "results.json"
-        self._file, self._first = None, True
-        if folder is not None:
-            self._part = folder / f".results.json.tmp-{os.getpid()}"
-            self._file = self._part.open("w", encoding="utf-8")
-            self._file.write(f'{{"meta": {json.dumps(meta(spec))},\n"results": {{')
-
-    def add(self, token: str, boxes: WorldBoxes) -> None:
-        """Write one moment."""
-        if self._file is not None:
-            rows = json.dumps(entries(token, boxes, self.spec))
-            self._file.write(f"{'' if self._first else ','}\n{json.dumps(token)}: {rows}")
-            self._first = False
-
-    def keep(self) -> None:
-        """Put the finished file in its place."""
-        if self._file is not None and self.final is not None:
-            self._file.write("\n}}\n")
-            self._file.close()
-            os.replace(self._part, self.final)
-
-    def close(self) -> None:
-        """Leave nothing half-written behind."""
-        if self._file is not None:
-            self._file.close()
-            self._part.unlink(missing_ok=True)

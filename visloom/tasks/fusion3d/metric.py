@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +18,7 @@ from visloom.data.truth import Truth, WorldBoxes
 from visloom.errors import DataError
 from visloom.metrics import merge_tables
 from visloom.tasks.fusion3d.nds import ERRORS, Scores, evaluate
-from visloom.tasks.fusion3d.world import COLUMNS, join_cameras, to_world
+from visloom.tasks.fusion3d.world import COLUMNS, Results, join_cameras, meta, to_world
 
 if TYPE_CHECKING:
     from visloom.task import Batch
@@ -98,7 +104,7 @@ class Nds:
         return {"nds": scores.nds, "map": scores.mean_ap, **errors, **classes}
 
     def tables(self) -> dict[str, Any]:
-        """The table of classes, and the devkit's own summary under "summary"."""
+        """The table of classes; the devkit's summary; precision and the errors over recall, of boxes within 2 m."""
         if not self._truth:
             return {}
         scores = self.scores()
@@ -109,7 +115,52 @@ class Nds:
         return {
             "per_class": {"columns": ["class", "AP", *(NAMES[error] for error in ERRORS)], "rows": rows},
             "metrics_summary": scores.summary(self.spec.rules),
+            **self._curves(scores),
         }
+
+    def _curves(self, scores: Scores) -> dict[str, Any]:
+        """The tables "curves": classes that are annotated, the most frequent first, at the recalls 0, 0.01, ..., 1."""
+        labels = np.concatenate([truth.boxes.label for truth in self._truth.values()])
+        count = np.bincount(labels[labels >= 0], minlength=len(self.spec.classes))
+        names = [self.spec.classes[i] for i in np.argsort(-count, kind="stable").tolist() if count[i]]
+        within, first = self.spec.rules.matched_at, round(100 * self.spec.rules.min_recall)
+        axis = {"x_name": "recall", "x": [round(0.01 * i, 2) for i in range(101)]}
+        made: dict[str, Any] = {}
+        for key, title in (
+            ("", "Precision"),
+            *((f"/{name}", f"{NAMES[name]}, mean so far") for name in ERRORS),
+        ):
+            series: dict[str, list[float | None]] = {}
+            for name in names:
+                curve = scores.curves[name][within]
+                if not key:
+                    series[name] = [round(float(v), 4) for v in curve.precision]
+                elif math.isfinite(scores.class_errors[name][key[1:]]) and curve.last > first:
+                    values = curve.errors[key[1:]].tolist()
+                    series[name] = [
+                        round(v, 4) if first < i <= curve.last and math.isfinite(v) else None
+                        for i, v in enumerate(values)
+                    ]
+            made[f"curves{key}"] = {
+                "title": f"{title} by recall, within {within:g} m",
+                **axis,
+                "series": series,
+            }
+        return made
+
+    def write(self, folder: Path) -> list[str]:
+        """Write metrics_summary.json as the devkit does, and the submission results.json; returns their names."""
+        if not self._truth:
+            return []
+        began = perf_counter()
+        summary = self.scores().summary(self.spec.rules)
+        summary |= {"eval_time": perf_counter() - began, "meta": meta(self.spec)}
+        (folder / "metrics_summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        with closing(Results(folder, self.spec)) as results:
+            for token, boxes in self.detections().items():
+                results.add(token, boxes)
+            results.keep()
+        return ["metrics_summary.json", "results.json"]
 
 
 def goodness(predictions: Mapping[str, Any], batch: FusionBatch) -> Tensor:

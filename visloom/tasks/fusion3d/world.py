@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,38 @@ def entries(token: str, boxes: WorldBoxes, spec: Fusion3d) -> list[dict[str, Any
         }
         for i in range(len(boxes))
     ]
+
+
+class Results:
+    """results.json, moment by moment; it appears whole when `keep` is called."""
+
+    def __init__(self, folder: Path | None, spec: Fusion3d) -> None:
+        self.spec, self.final = spec, None if folder is None else folder / "results.json"
+        self._file, self._first = None, True
+        if folder is not None:
+            self._part = folder / f".results.json.tmp-{os.getpid()}"
+            self._file = self._part.open("w", encoding="utf-8")
+            self._file.write(f'{{"meta": {json.dumps(meta(spec))},\n"results": {{')
+
+    def add(self, token: str, boxes: WorldBoxes) -> None:
+        """Write one moment."""
+        if self._file is not None:
+            rows = json.dumps(entries(token, boxes, self.spec))
+            self._file.write(f"{'' if self._first else ','}\n{json.dumps(token)}: {rows}")
+            self._first = False
+
+    def keep(self) -> None:
+        """Put the finished file in its place."""
+        if self._file is not None and self.final is not None:
+            self._file.write("\n}}\n")
+            self._file.close()
+            os.replace(self._part, self.final)
+
+    def close(self) -> None:
+        """Leave nothing half-written behind."""
+        if self._file is not None:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
 
 
 def read_submission(
