@@ -213,7 +213,13 @@ class Plans:
     save: int | None
     save_minutes: float | None
     milestone: int | None
+    points: frozenset[int]  # after which a checkpoint is made and stays, where they are named
     evals: dict[str, int | None]
+
+    def stays(self, step: int) -> bool:
+        """Say whether the checkpoint of a step stays for good."""
+        every = self.milestone
+        return step in self.points or (every is not None and step % every == 0)
 
     @classmethod
     def of(cls, run: Run, stream: Stream) -> Plans:
@@ -222,13 +228,15 @@ class Plans:
         def steps(length: Steps | Epochs | Examples) -> int:
             return to_steps(length, stream.steps_per_epoch, stream.batch)
 
-        save = run.save.every
+        save, stay = run.save.every, run.save.milestones
+        named = stay if isinstance(stay, tuple) else ()
         return cls(
             total=steps(run.length),
             epoch=stream.steps_per_epoch,
             log=steps(run.log.every),
             save=None if save is None or isinstance(save, Minutes) else steps(save),
             save_minutes=float(save.n) if isinstance(save, Minutes) else None,
-            milestone=steps(run.save.milestones) if run.save.milestones else None,
+            milestone=steps(stay) if stay and not isinstance(stay, tuple) else None,
+            points=frozenset(steps(point) for point in named),
             evals={name: steps(e.every) if e.every else None for name, e in run.evals.items()},
         )

@@ -112,7 +112,7 @@ class Launch:
             directory.checkpoints,
             keep=run.save.keep,
             background=run.save.background,
-            milestone=partial(due, plans.milestone, total=0, last=False) if plans.milestone else None,
+            milestone=plans.stays,
         )
         self.meter, self.ledger = Meter(), Ledger()
         self.last_evaluation: dict[str, Evaluation] = {}
@@ -221,7 +221,9 @@ class Launch:
         return due(self.plans.log, step, self.plans.total) or step % self.plans.epoch == 0
 
     def save_due(self, step: int) -> bool:
-        """Save points: as `save.every` says, and the last step."""
+        """Save points: as `save.every` says, the milestones that are named, and the last step."""
+        if step in self.plans.points:
+            return True
         if self.plans.save_minutes is not None:
             elapsed = perf_counter() - self._saved_at >= 60 * self.plans.save_minutes
             return dist.any_rank(elapsed) or step == self.plans.total

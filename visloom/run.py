@@ -252,13 +252,14 @@ class Save:
     """When checkpoints are written and which are kept.
 
     every: how often; the last step is always saved.  keep: newest ones that stay.
-    milestones: every how many steps or epochs a checkpoint stays for good.  best: keep the best one.
+    milestones: every how many steps or epochs a checkpoint stays for good; or at which ones, each of which is a save
+    point too.  best: keep the best one.
     background: write in a thread; a failed write is raised at the next step.
     """
 
     every: Steps | Epochs | Examples | Minutes | None = Epochs(1)
     keep: int = 2
-    milestones: Steps | Epochs | None = None
+    milestones: Steps | Epochs | tuple[Steps | Epochs, ...] | None = None
     best: bool = True
     background: bool = True
 

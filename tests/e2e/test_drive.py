@@ -14,6 +14,7 @@ from tests.lives import OFF, end_of, rows
 from tests.small import Rows, Small, SmallModule, small_run
 from tests.worlds import Jitter, Numbers
 from visloom.checkpoint import Checkpoints
+from visloom.config import change
 from visloom.drive import Telling, drive, resume, train
 from visloom.engine import Engine
 from visloom.errors import DataError
@@ -234,6 +235,15 @@ def test_milestones_stay(tmp_path):
     save = Save(every=Steps(2), keep=1, milestones=Epochs(1), best=False)
     directory = train(small_run(tmp_path, evals={}, save=save), told=OFF).directory
     assert Checkpoints(directory / "checkpoints").steps() == [6, 12, 18, 24]
+
+
+def test_milestones_that_are_named_are_saved_and_stay(tmp_path):
+    """Also where `save.every` would make no checkpoint."""
+    run = small_run(tmp_path, evals={}, save=Save(every=Steps(5), keep=1, best=False))
+    run = change(run, {"save.milestones": ["epochs:1", "steps:13"]})
+    assert run.save.milestones == (Epochs(1), Steps(13))
+    directory = train(run, told=OFF).directory
+    assert Checkpoints(directory / "checkpoints").steps() == [6, 13, 24]
 
 
 # ------------------------------------------------------------------------------------------------------------ best

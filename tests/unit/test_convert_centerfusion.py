@@ -58,7 +58,11 @@ def test_the_published_script(tmp_path):
         and run.optim.name == "Adam"
     )
     assert run.schedule == Multistep((Epochs(50),), gamma=0.1)
-    assert run.task.radar and run.task.max_depth == 60 and run.save.milestones == Epochs(10)
+    assert (
+        run.task.radar
+        and run.task.max_depth == 60
+        and run.save.milestones == (Epochs(20), Epochs(40), Epochs(50))
+    )
     assert run.train.source.sweeps == 3 and run.evals["val"].stream.source.scenes == "mini_val"
     assert run.rules == ()  # freeze_backbone is in a comment
     assert not common.uncovered(made.rows) and len(made.rows) == 23

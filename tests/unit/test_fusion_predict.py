@@ -261,7 +261,8 @@ def test_curves_are_drawn_of_classes_that_were_found(tmp_path):
         metric._truth[extra["token"]] = extra["truth"]
         row = {
             "score": draws.uniform(0.3, 1, n), "label": sample.labels, "dims": extra["box_dims"],
-            "yaw": extra["box_yaw"], "center": extra["box_center"] + draws.normal(0, 0.3, (n, 3)), "velocity": extra["box_velocity"],
+            "yaw": extra["box_yaw"], "center": extra["box_center"] + draws.normal(0, 0.3, (n, 3)),
+            "velocity": extra["box_velocity"],
             "attribute": extra["box_attribute"],
         }  # fmt: skip
         metric._table[sample.id] = extra["token"], to_world(row, extra["pose"])

@@ -444,14 +444,7 @@ def _run(given: Mapping[str, Any]) -> Run:
         ),
         schedule=Multistep(tuple(Epochs(e) for e in steps), gamma=0.1) if steps else Constant(),
         rules=(Rule(name=r"trunk\..*", frozen=True),) if given.get("freeze_backbone") else (),
-        save=Save(every=Epochs(1), milestones=Epochs(_common(points)) if points else None),
+        save=Save(every=Epochs(1), milestones=tuple(Epochs(e) for e in points) or None),
         host=replace(base.host, workers=given.get("num_workers", 4)),
         seed=given.get("seed", 317),
     )
-
-
-def _common(points: Sequence[int]) -> int:
-    """The greatest number that divides all save points: keeps each of them, and perhaps some more."""
-    from math import gcd
-
-    return max(1, gcd(*points))

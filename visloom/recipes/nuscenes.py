@@ -47,7 +47,7 @@ def nuscenes() -> Run:
         length=Epochs(60),
         optim=Optim(name="Adam", lr=2.5e-4),
         schedule=Multistep((Epochs(50),), gamma=0.1),
-        save=Save(every=Epochs(1), milestones=Epochs(10)),
+        save=Save(every=Epochs(1), milestones=(Epochs(20), Epochs(40), Epochs(50))),
     )
 
 

@@ -33,6 +33,14 @@ NAMES = {
     "attr_err": "mAAE",
 }
 
+UNITS = {
+    "trans_err": "translation error, metres,",
+    "scale_err": "scale error, 1 - IoU,",
+    "orient_err": "orientation error, radians,",
+    "vel_err": "velocity error, m/s,",
+    "attr_err": "attribute error, 1 - accuracy,",
+}
+
 
 class Nds:
     """ "nds", "map", the mean errors, and "ap/CLASS" of each class: see `visloom/tasks/fusion3d/nds.py`.
@@ -128,7 +136,7 @@ class Nds:
         made: dict[str, Any] = {}
         for key, title in (
             ("", "Precision"),
-            *((f"/{name}", f"{NAMES[name]}, mean so far") for name in ERRORS),
+            *((f"/{name}", f"Mean {said}") for name, said in UNITS.items()),
         ):
             series: dict[str, list[float | None]] = {}
             for name in names:
