@@ -7,13 +7,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from tests.fusion import tiny_root
 from visloom.data.nuscenes.names import ATTRIBUTES, CLASSES
 from visloom.data.nuscenes.pcd import DTYPE, read_pcd, usable, write_pcd
 from visloom.data.nuscenes.source import NuScenes
 from visloom.data.nuscenes.splits import scenes_of
+from visloom.data.scene3d import Frame
 from visloom.errors import DataError
+from visloom.tasks.fusion3d import Fusion3d
 from visloom.tasks.fusion3d.world import read_submission
 
 
@@ -198,6 +201,74 @@ def test_another_writers_names_are_kept_and_lead_nowhere(root):
     source = NuScenes(root=str(root), scenes="all")
     assert len(source) == 36 and source.token_of(0).endswith("-of-another-writer")
     assert len(source.read(0).boxes) and not list(root.parent.glob("*.npz"))
+
+
+def test_returns_that_are_not_finite_are_left_out_and_noted(root):
+    (file,) = sorted((root / "samples" / "RADAR_FRONT").glob("tiny0*"))[:1]
+    whole = NuScenes(root=str(root), scenes="mini_train", sweeps=1).read(0)
+    made = read_pcd(file).copy()
+    which = np.flatnonzero(usable(made))[:2]
+    made["vx_comp"][which[0]], made["y"][which[1]] = np.nan, np.inf
+    write_pcd(file, made)
+    sample = NuScenes(root=str(root), scenes="mini_train", sweeps=1).read(0)
+    assert np.isfinite(sample.extra["radar"]).all()
+    assert len(sample.extra["radar"]) == len(whole.extra["radar"]) - 2
+    assert "2 of" in sample.notes[0] and file.name in sample.notes[0]
+
+
+def test_boxes_whose_velocity_is_not_known_have_none(root):
+    """An annotation without neighbours has no velocity: NaN, which the targets leave out."""
+    place = root / "v1.0-mini" / "sample_annotation.json"
+    rows = json.loads(place.read_text())
+    place.write_text(json.dumps([{**row, "prev": "", "next": ""} for row in rows]))
+    sample = NuScenes(root=str(root), scenes="mini_train").read(0)
+    assert len(sample.boxes) and np.isnan(sample.extra["box_velocity"]).all()
+    batch = Fusion3d().collate([Frame(size=(128, 224))(sample, 0).resolve()], None)
+    assert batch.targets.valid.any() and not batch.targets.velocity_known.any()
+    assert torch.isfinite(batch.targets.velocity).all()
+
+
+@pytest.mark.parametrize("name", ["sample_annotation", "instance", "category", "attribute"])
+def test_a_table_of_annotations_that_is_missing(root, name):
+    """Pictures and radar can be predicted without it; under "error" it is missed; training and evaluation say so."""
+    (root / "v1.0-mini" / f"{name}.json").unlink()
+    source = NuScenes(root=str(root), scenes="mini_train")
+    sample = source.read(0)
+    assert len(source) == 18 and len(sample.extra["radar"]) and len(sample.boxes) == 0
+    with pytest.raises(DataError, match=rf"v1.0-mini/{name}\.json is missing.*can be predicted"):
+        source.check()
+    with pytest.raises(DataError, match=rf"{name}\.json.*missing"):
+        len(NuScenes(root=str(root), scenes="mini_train", missing="error"))
+
+
+def test_poses_and_lists_of_scenes_that_cannot_be_used(root):
+    poses = root / "v1.0-mini" / "ego_pose.json"
+    good = poses.read_text()
+    rows = json.loads(good)
+    rows[3]["rotation"] = [2, 0, 0, 0]
+    poses.write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=rf"ego_pose\.json: 1 of .* {rows[3]['token']} first"):
+        len(NuScenes(root=str(root), scenes="all"))
+    rows[3]["rotation"] = [1, 0, 0]
+    poses.write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"ego_pose\.json: poses are a rotation"):
+        len(NuScenes(root=str(root), scenes="all"))
+    poses.write_text(good)
+    (root / "v1.0-mini" / "splits.json").write_text(json.dumps({"mine": []}))
+    with pytest.raises(DataError, match="none of the 0 scenes of split 'mine'"):
+        len(NuScenes(root=str(root), scenes="mine"))
+    (root / "v1.0-mini" / "scene.json").write_text("[]")
+    with pytest.raises(DataError, match=r"scene\.json: the table lists no scene"):
+        len(NuScenes(root=str(root), scenes="all"))
+
+
+def test_a_scene_by_its_name(root):
+    source = NuScenes(root=str(root), scenes="scene-0103")
+    assert len(source) == 18 and source.part_name == "scene-0103"
+    assert (
+        source.elsewhere(str(root), "mini_train").token_of(0)
+        == NuScenes(root=str(root), scenes="mini_train").read(0).extra["token"]
+    )
 
 
 def test_submissions_are_checked(tmp_path):

@@ -121,7 +121,13 @@ class NuScenes(Source):
         return str(scene["token"][scene["moment"][row]])
 
     def check(self) -> list[str]:
-        notes = self.opened().index.notes
+        index: Index = self.opened().index
+        notes = index.notes
+        if not index.annotated:
+            raise DataError(
+                f"{self.root}: {notes[0]}: without annotations its pictures can be predicted (visloom predict), but "
+                "not trained or evaluated on"
+            )
         if not notes:
             return []
         return [
@@ -178,11 +184,15 @@ class NuScenes(Source):
                         raise
                     notes.append(str(error))
                     continue
-                parts.append(
-                    radar_rows(
-                        returns[usable(returns)], back @ scene["sweep_pose"][at], scene["sweep_age"][at]
-                    )
+                returns = returns[usable(returns)]
+                good = np.all(
+                    [np.isfinite(returns[n]) for n in ("x", "y", "z", "vx_comp", "vy_comp", "rcs")], 0
                 )
+                if not good.all():
+                    file, bad = scene["sweep_file"][at], int((~good).sum())
+                    notes.append(f"{file}: {bad} of {len(returns)} returns are not finite and are left out")
+                matrix = back @ scene["sweep_pose"][at]
+                parts.append(radar_rows(returns[good], matrix, scene["sweep_age"][at]))
         joined = np.concatenate(parts) if parts else np.zeros((0, 7), np.float32)
         return joined, tuple(notes)
 

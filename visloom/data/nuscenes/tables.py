@@ -33,7 +33,10 @@ TABLES = (
     "scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sample_annotation", "instance", "sensor",
     "category", "attribute",
 )  # fmt: skip
-FORM = 2
+ANNOTATIONS = ("sample_annotation", "instance", "category", "attribute")
+"""Tables without which pictures and radar can still be predicted."""
+
+FORM = 3
 """Of the cached files; another number converts anew."""
 
 SWEEPS = 12
@@ -45,12 +48,14 @@ class Index:
     """What is cached: the scenes in order, the pictures of each, and what was missing.
 
     pictures: for each scene its (moment, camera) pairs: rows of `moment`, `camera` in the scene's file.
+    annotated: whether the tables of annotations are here.
     """
 
     folder: Path
     scenes: tuple[str, ...]
     counts: tuple[int, ...]
     notes: tuple[str, ...]
+    annotated: bool = True
 
 
 def table(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -91,6 +96,8 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
     """
     folder = root / version
     here = [row["name"] for row in table(folder, "scene")]
+    if not here:
+        raise DataError(f"{folder}/scene.json: the table lists no scene: unpack the archive again")
     if split == "all":
         return here
     if split in here:
@@ -135,14 +142,15 @@ def convert(
         DataError: a table is missing, no scene is there, a rotation is none, or files are missing under "error".
     """
     names = scene_names(root, version, split)
-    stamp = _stamp(root, version)
+    stamp = _stamp(root, version, missing)
+    gone = [name for name in ANNOTATIONS if not (root / version / f"{name}.json").is_file()]
     place = cache / f"{version}-{stamp}"
     place.mkdir(parents=True, exist_ok=True)
     todo = [name for name in names if not cached_file(place, name, ".json").is_file()]
     if todo:
         say(f"nuScenes {version}: reading tables for {len(todo)} of {len(names)} scenes of {split}")
         try:
-            tables = _Tables(root, version)
+            tables = _Tables(root, version, tuple(gone))
         except KeyError as error:
             raise DataError(f"{root / version}: a record of the tables has no field {error}") from error
         for number, name in enumerate(todo):
@@ -162,16 +170,22 @@ def convert(
         )
     if not any(head["pictures"] for head in heads):
         raise DataError(f"{root}: none of the pictures of split {split!r} is on disk, {'; '.join(notes[:3])}")
-    return Index(place, tuple(names), tuple(head["pictures"] for head in heads), tuple(notes))
+    notes = [f"{version}/{name}.json is missing" for name in gone] + notes
+    return Index(
+        place, tuple(names), tuple(head["pictures"] for head in heads), tuple(notes), annotated=not gone
+    )
 
 
-def _stamp(root: Path, version: str) -> str:
+def _stamp(root: Path, version: str, missing: str) -> str:
     """Which tables: their sizes and times."""
     facts = [FORM]
     for name in TABLES:
         try:
             stat = (root / version / f"{name}.json").stat()
         except OSError:
+            if name in ANNOTATIONS and missing == "skip":
+                facts += [0, 0]
+                continue
             table(root / version, name)  # says what is missing
             raise
         facts += [stat.st_size, stat.st_mtime_ns]
@@ -216,13 +230,14 @@ class _Scene:
 class _Tables:
     """The tables, by token."""
 
-    def __init__(self, root: Path, version: str) -> None:
+    def __init__(self, root: Path, version: str, gone: tuple[str, ...]) -> None:
         self.root, folder = root, root / version
 
+        def rows_of(name: str) -> list[dict[str, Any]]:
+            return [] if gone and name in ANNOTATIONS else table(folder, name)
+
         def by_token(name: str, value: Callable[[dict[str, Any]], Any] = lambda row: row) -> _ByToken:
-            return _ByToken(
-                folder / f"{name}.json", ((row["token"], value(row)) for row in table(folder, name))
-            )
+            return _ByToken(folder / f"{name}.json", ((row["token"], value(row)) for row in rows_of(name)))
 
         sensors = by_token("sensor", lambda row: row["channel"])
         self.calibrated = by_token("calibrated_sensor")
@@ -231,6 +246,7 @@ class _Tables:
         for name, row in self.calibrated.items():
             _check_rotation(folder / "calibrated_sensor.json", name, row)
         self.pose = by_token("ego_pose")
+        _check_poses(self.pose.file, self.pose)
         self.scenes = {row["name"]: row for row in table(folder, "scene")}
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in table(folder, "sample"):
@@ -247,7 +263,7 @@ class _Tables:
         self.attribute = by_token("attribute", lambda row: row["name"])
         self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.annotation = {}
-        for row in table(folder, "sample_annotation"):
+        for row in rows_of("sample_annotation"):
             self.annotations[row["sample_token"]].append(row)
             self.annotation[row["token"]] = row
         self.time = {row["token"]: row["timestamp"] for rows in self.samples.values() for row in rows}
@@ -404,3 +420,23 @@ def _check_rotation(file: Path, token: str, row: dict[str, Any]) -> None:
     if intrinsic.shape != (3, 3) or not np.isfinite(intrinsic).all() or abs(np.linalg.det(intrinsic)) < 1e-9:
         raise DataError(f"{file}: the camera_intrinsic of {token} is no invertible 3x3 matrix")
     assert rotation_matrix(value).shape == (3, 3)
+
+
+def _check_poses(file: Path, poses: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise DataError where a pose of the car is no rotation and translation."""
+    rows = [
+        row for row in poses.values() if "rotation" in row and "translation" in row
+    ]  # others are named when used
+    try:
+        turns = np.array([row["rotation"] for row in rows], np.float64).reshape(-1, 4)
+        places = np.array([row["translation"] for row in rows], np.float64).reshape(-1, 3)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: poses are a rotation w x y z and a translation x y z: {error!r}") from error
+    off = np.abs(np.linalg.norm(turns, axis=1) - 1)
+    wrong = np.flatnonzero(~((off < 1e-3) & np.isfinite(places).all(1)))
+    if len(wrong):
+        row = rows[int(wrong[0])]
+        raise DataError(
+            f"{file}: {len(wrong):,} of {len(rows):,} poses are no unit quaternion w x y z and finite translation, "
+            f"{row['token']} first: {row['rotation']}, {row['translation']}"
+        )
