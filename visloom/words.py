@@ -22,11 +22,14 @@ def safe(text: object) -> str:
 
     File and class names may hold any of them (`\\x1b[2J` clears a screen, U+202E reverses a line).
     """
+    whole = str(text)
+    if whole.isprintable():  # nearly always, and pictures in a report are a megabyte of it
+        return whole
     return "".join(
         c
         if c.isprintable() or unicodedata.category(c) == "Zs"
         else c.encode("unicode_escape").decode("ascii")
-        for c in str(text)
+        for c in whole
     )
 
 
