@@ -375,6 +375,8 @@ def test_streams_that_cannot_adapt_are_refused_in_words():
         Adapt(net=NET, classes=("a",), align=None)
     with pytest.raises(ValueError, match="reversed already"):
         Align(image=-0.1)
+    with pytest.raises(ValueError, match="two numbers from 1"):
+        Align(hidden=(64, 0))
     with pytest.raises(ValueError, match="needs an image or an instance discriminator"):
         Align(image_loss=0.0, instance_loss=0.0)
 

@@ -48,10 +48,10 @@ class Discriminators(nn.Module):
         stds = (0.01, 0.01, 0.01) if align.heads == "levels" else (0.01, 0.01, 0.05)
         inputs = rcnn.roi.head.outputs
         self.image = nn.ModuleList(
-            ImageHead(rcnn.backbone.width) for _ in range(levels if align.uses_image else 0)
+            ImageHead(rcnn.backbone.width, align.hidden[0]) for _ in range(levels if align.uses_image else 0)
         )
         self.instance = nn.ModuleList(
-            InstanceHead(inputs, stds=stds) for _ in range(pooled if align.uses_instance else 0)
+            InstanceHead(inputs, align.hidden[1], stds) for _ in range(pooled if align.uses_instance else 0)
         )
         self.strides, self.level = rcnn.backbone.strides, rcnn.roi.pooler.levels
         self.drop: Callable[[Tensor, Sequence[int], Tensor, str], Tensor] = partial(

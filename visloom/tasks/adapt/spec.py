@@ -34,6 +34,8 @@ class Align:
     ramp: the reversed gradient has its weight from the start ("constant"), or grows as 2 / (1 + exp(-10 p)) - 1 over
         the share p of the training ("warm").
     dropout: inside the instance discriminator.
+    hidden: channels inside the image discriminator and units inside the instance discriminator; on a light network
+        those of the paper cost more than the detector.
     """
 
     image: float = 0.1
@@ -45,6 +47,7 @@ class Align:
     heads: Literal["shared", "levels"] = "shared"
     ramp: Literal["constant", "warm"] = "constant"
     dropout: float = 0.5
+    hidden: tuple[int, int] = (512, 1024)
 
     def __post_init__(self) -> None:
         for name in ("image", "instance", "image_loss", "instance_loss", "consistency"):
@@ -52,6 +55,8 @@ class Align:
                 raise ValueError(
                     f"{name} must not be negative, got {getattr(self, name)}: the gradient is reversed already"
                 )
+        if min(self.hidden) < 1:
+            raise ValueError(f"hidden names two numbers from 1, got {self.hidden}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout lies between 0 and 1, got {self.dropout}")
         if not self.uses_image and not self.uses_instance:
