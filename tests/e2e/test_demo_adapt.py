@@ -19,7 +19,7 @@ def small(monkeypatch):
 
     def streets(weather, part, samples):
         return Drive(
-            part=part, samples=4, height=64, width=96, visible=40, weather=weather, groups=foggy.GROUPS
+            part=part, samples=4, height=64, width=96, visible=40, weather=weather, groups=foggy.VEHICLES
         )
 
     monkeypatch.setattr(foggy, "_streets", streets)

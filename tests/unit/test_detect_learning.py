@@ -14,7 +14,7 @@ from visloom.stream import Ordered, Pair, Shuffled
 from visloom.tasks.adapt import Adapt, Align, Teacher
 from visloom.tasks.detect import Detect
 
-STREETS = Drive(samples=4, height=64, width=96, visible=60, weather="clear", groups=foggy.GROUPS)
+STREETS = Drive(samples=4, height=64, width=96, visible=60, weather="clear", groups=foggy.VEHICLES)
 FOG = dataclasses.replace(STREETS, weather="fog")
 SPEC = Detect(net=foggy.NET, classes=STREETS.classes(), normalise=foggy.NORMALISE)
 SEEN = Ordered(source=STREETS, batch=4)

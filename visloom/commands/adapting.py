@@ -16,28 +16,37 @@ from typing import TYPE_CHECKING, Any
 from visloom.commands import speaking
 from visloom.config import change, load
 from visloom.run import Run
+from visloom.schedule import Constant, Cosine, Warmup
 from visloom.stream import Ordered, Pair, Shuffled
+from visloom.units import Steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from visloom.drive import Report
 
-BURN_IN, MORE = 100, 30
+BURN_IN, MORE = 140, 45
 SHOWN = 8  # streets that are drawn side by side
 
 
 def plans(settings: list[str], burn_in: int, more: int) -> tuple[Run, Run, Run]:
-    """The burn-in, and source-only and adapted runs that go on from it; all three share the streets in memory."""
+    """The burn-in, and source-only and adapted runs that go on from it; all three share the streets in memory.
+
+    The learning rate stays up in the burn-in and falls to 0 in both ways on.
+    """
     source, adapted = load("foggy:source", settings), load("foggy", settings)
     assert isinstance(adapted.train, Pair) and isinstance(source.train, Shuffled)
     adapted = replace(adapted, train=replace(adapted.train, source=source.train))
     fog = {"fog": source.evals["fog"]}
     source, adapted = replace(source, evals=fog), replace(adapted, evals=fog)
     burning = replace(source, evals={})
-    lengths: dict[str, Any] = {"length": f"steps:{more}", "optim.lr": 0.5 * source.optim.lr, "seed": 1}
+    hot = {
+        "length": f"steps:{burn_in}",
+        "schedule": Warmup(Constant(), Steps(max(1, burn_in // 8)), start=0.05),
+    }
+    lengths: dict[str, Any] = {"length": f"steps:{more}", "schedule": Cosine(), "seed": 1}
     return (
-        change(burning, {"name": "adapt-burn-in", "length": f"steps:{burn_in}"}),
+        change(burning, {"name": "adapt-burn-in", **hot}),
         change(source, {"name": "adapt-source", **lengths}),
         change(adapted, {"name": "adapt-fog", **lengths}),
     )
@@ -103,7 +112,7 @@ def beside(reports: Mapping[str, Report], adapted: Run, fog: Ordered, count: int
         seen = [predict_one(report.task, spec, sample, device) for report in reports.values()]
         known = {"boxes": sample.boxes, "labels": sample.labels, "scores": torch.ones(len(sample.boxes))}
         file = folder / f"street-{len(rows) + 1:02d}.png"
-        _row([spec.draw(sample.image, each) for each in (*seen, known)]).save(file)
+        _row([spec.draw(sample.image, each) for each in (*seen, known)]).save(file, compress_level=1)
         rows.append(
             {
                 "file": file.relative_to(last.directory).as_posix(),

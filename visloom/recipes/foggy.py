@@ -37,7 +37,9 @@ NET = FasterRCNN(
     width=48,
     head=96,
     strides=(8, 16),
-    anchors=(16, 32, 64),
+    anchors=(24, 40, 64),
+    ratios=(0.6, 1.1),
+    rpn_high=0.5,
     rpn_batch=64,
     roi_batch=48,
     before=(150, 100),
@@ -47,10 +49,15 @@ NET = FasterRCNN(
     pool=5,
     samples=1,
 )
-"""A detector of 0.4 million weights that learns the town's larger things in half a minute of one core."""
+"""A detector of 0.3 million weights that learns the town's nearer vehicles in half a minute of one core.
+
+Anchors count as objects from an overlap of 0.5 on: with the usual 0.7, most boxes would have but one of two shapes.
+"""
 
 NORMALISE = Normalise((112.0, 107.0, 105.0), (52.0, 49.0, 50.0))
-GROUPS = (("vehicle", ("car", "van", "truck", "bus")), ("tree", ("tree",)))
+VEHICLES = (("vehicle", ("car", "van", "truck", "bus")),)
+COLOURS = ColorJitter(brightness=0.2, contrast=0.4)
+"""Of both domains, in every preset."""
 
 
 def _streets(weather: str, part: str, samples: int) -> Drive:
@@ -59,19 +66,19 @@ def _streets(weather: str, part: str, samples: int) -> Drive:
         samples=samples,
         height=128,
         width=192,
-        visible=80,
+        visible=200,
         weather=weather,
-        groups=GROUPS,
+        groups=VEHICLES,
     )
 
 
 def source() -> Run:
     """Clear streets alone, evaluated in clear weather and in fog: the number that adaptation is measured by."""
-    clear = _streets("clear", "train", 120)
+    clear = _streets("clear", "train", 100)
     return Run(
         name="foggy-source",
         task=Detect(net=NET, classes=clear.classes(), normalise=NORMALISE, shown=0.4),
-        train=Shuffled(source=clear, batch=8, transform=(RandomFlip(),), tail="wrap"),
+        train=Shuffled(source=clear, batch=4, transform=(RandomFlip(), COLOURS), tail="wrap"),
         evals={
             "fog": Eval(
                 stream=Ordered(source=_streets("fog", "val", 40), batch=8),
@@ -83,13 +90,13 @@ def source() -> Run:
                 stream=Ordered(source=_streets("clear", "val", 40), batch=8), every=None, losses=False
             ),
         },
-        length=Steps(160),
+        length=Steps(200),
         optim=Optim(name="AdamW", lr=3e-3, weight_decay=0.01),
         schedule=OneCycle(rise=0.25),
         how=How(precision="fp32"),
         host=Host(threads=1, workers=0),
         save=Save(every=Steps(100)),
-        log=Log(every=Steps(10), images=12),
+        log=Log(every=Steps(10), images=6),
     )
 
 
@@ -98,14 +105,21 @@ def foggy() -> Run:
     run = source()
     assert isinstance(run.task, Detect) and isinstance(run.train, Shuffled)
     fog = Shuffled(
-        source=_streets("fog", "train", 120), batch=8, transform=(Target(), RandomFlip()), tail="wrap"
+        source=_streets("fog", "train", 100),
+        batch=4,
+        transform=(Target(), RandomFlip(), COLOURS),
+        tail="wrap",
     )
     return change(
         run,
         {
             "name": "foggy",
             "task": Adapt(
-                net=NET, classes=run.task.classes, normalise=NORMALISE, shown=0.4, align=Align(ramp="warm")
+                net=NET,
+                classes=run.task.classes,
+                normalise=NORMALISE,
+                shown=0.4,
+                align=Align(ramp="warm", hidden=(64, 128)),
             ),
             "train": Pair(source=run.train, target=fog),
         },
@@ -135,7 +149,7 @@ def teacher() -> Run:
 
 def oracle() -> Run:
     """The fog's own labels: the bound that adaptation is measured by from above."""
-    return change(source(), {"name": "foggy-oracle", "train.source": _streets("fog", "train", 120)})
+    return change(source(), {"name": "foggy-oracle", "train.source": _streets("fog", "train", 100)})
 
 
 def original() -> Run:
