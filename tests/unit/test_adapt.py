@@ -348,9 +348,37 @@ def test_pseudo_boxes_are_what_the_teacher_is_sure_of(monkeypatch):
     batch = at(Plan(TRAIN, TAUGHT, seed=5).make(0, 0), 0.9)
     (truth, _) = task._pseudo(batch, [2, 3])
     assert truth.boxes.tolist() == [[4, 4, 30, 30]] and truth.labels.tolist() == [2]
+    assert truth.unsure.tolist() == [[0, 0, 9, 9]]
     losses = task(batch)
     assert losses.logs["pseudo"] == 1
     assert losses.terms["target_classes"] > 0
+
+
+def test_what_the_teacher_doubts_is_no_background():
+    """A teacher that is sure of nothing must not teach that there is nothing: so self-training collapsed."""
+    from visloom.nets.detection.rpn import Truth
+
+    net = make().task.net
+    none, label = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    place = torch.tensor([[8.0, 8, 40, 40]])
+    anchors = torch.tensor([[8.0, 8, 40, 40], [10, 10, 42, 42], [44, 0, 60, 16]])
+    assert net.rpn.targets(anchors, Truth(none, label), (48, 64))[0].tolist() == [0, 0, 0]
+    doubted = Truth(none, label, unsure=place)
+    assert net.rpn.targets(anchors, doubted, (48, 64))[0].tolist() == [-1, -1, 0]
+    sure = Truth(anchors[:1], label.new_ones(1), unsure=place)
+    assert net.rpn.targets(anchors, sure, (48, 64))[0].tolist() == [1, 1, 0]  # what is sure stays an object
+    assert net.roi.choose([anchors], [doubted], [1]).labels[0].tolist() == [0]
+    assert sorted(net.roi.choose([anchors], [sure], [1]).labels[0].tolist()) == [0, 1, 1, 1]
+    task, batch = make(TAUGHT, how=EMA).task, at(Plan(TRAIN, TAUGHT, seed=5).make(0, 0), 0.9)
+    corners = [
+        (x, y, side) for side in (8.0, 16, 32, 48, 64) for x in range(-32, 64, 2) for y in range(-32, 48, 2)
+    ]
+    cover = torch.tensor([[x, y, x + side, y + side] for x, y, side in corners])
+    everything = Truth(none, label, unsure=cover)
+    task._pseudo = lambda batch, rows: [everything for _ in rows]
+    losses = task(batch)
+    assert losses.terms["target_objectness"] < 0.05 * losses.terms["objectness"]
+    assert all(torch.isfinite(value) for value in losses.terms.values())
 
 
 # ---- refusals

@@ -20,7 +20,7 @@ from visloom.nets.detection.anchors import Anchors
 from visloom.nets.detection.backbone import Pyramid
 from visloom.nets.detection.boxes import Coder, areas, clipped, overlaps, parts
 from visloom.nets.detection.detector import Detector
-from visloom.nets.detection.matching import BETWEEN, Matcher, smooth_l1
+from visloom.nets.detection.matching import BETWEEN, Matcher, smooth_l1, unsure
 from visloom.nets.detection.rcnn import Seen
 from visloom.nets.detection.roi import Found
 from visloom.nets.detection.rpn import Truth
@@ -117,7 +117,8 @@ class Dense(Detector):
             target[positive, truth.labels[rows] - 1] = 1.0
             each = ops.sigmoid_focal_loss(logits, target, self.alpha, self.gamma)
             found = self.places(answers, row, positive, anchors[positive], truth.boxes[rows])
-            found["classes"] = (each * (matched != BETWEEN)[:, None]).sum()
+            left = (matched < 0) & unsure(anchors, truth.unsure, 0.4)
+            found["classes"] = (each * ((matched != BETWEEN) & ~left)[:, None]).sum()
             sums = {name: total + found[name] for name, total in sums.items()}
             count = count + len(positive)
         return Seen({name: (total, count) for name, total in sums.items()})

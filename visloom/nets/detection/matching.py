@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from visloom.keys import fold
+from visloom.nets.detection.boxes import overlaps
 
 BACKGROUND, BETWEEN = -1, -2
 
@@ -76,6 +77,13 @@ def _rank(draw: Tensor, among: Tensor) -> Tensor:
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
     return rank
+
+
+def unsure(candidates: Tensor, places: Tensor | None, least: float, plus: float = 0.0) -> Tensor:
+    """Candidates (N, 4) that overlap one of `places` (M, 4) by `least` or more, so are no background: (N,) bool."""
+    if places is None or not len(places):
+        return torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
+    return overlaps(places, candidates, plus).amax(0) >= least
 
 
 def smooth_l1(difference: Tensor, beta: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchvision import ops
 
 from visloom.nets.detection.boxes import Coder, areas, clipped, overlaps, parts, suppress
-from visloom.nets.detection.matching import BETWEEN, Matcher, smooth_l1
+from visloom.nets.detection.matching import BETWEEN, Matcher, smooth_l1, unsure
 from visloom.nets.detection.rpn import Draw, Sum, Truth
 
 
@@ -198,6 +198,9 @@ class ROI(nn.Module):
                 row = matched.clamp(min=0)
                 kind = truth.labels[row] if len(truth.labels) else torch.zeros_like(row)
                 kind = kind.where(matched >= 0, 0).where(matched != BETWEEN, -1)
+                if truth.unsure is not None:
+                    left = unsure(found, truth.unsure, self.matcher.low, self.plus)
+                    kind = kind.where(~left | (kind > 0), -1)
             positive, negative = self.sampler(kind, key, "roi")
             chosen = torch.where(positive | negative)[0]
             boxes.append(found[chosen])

@@ -13,7 +13,7 @@ from torchvision import ops
 
 from visloom.nets.detection.anchors import Anchors, inside
 from visloom.nets.detection.boxes import Coder, clipped, overlaps, parts, suppress
-from visloom.nets.detection.matching import BETWEEN, Matcher, smooth_l1
+from visloom.nets.detection.matching import BETWEEN, Matcher, smooth_l1, unsure
 
 Draw = Callable[[Tensor, int, str], tuple[Tensor, Tensor]]
 """A sampler: (labels, key of the picture, word) -> masks of positives and of background."""
@@ -26,12 +26,14 @@ class Truth(NamedTuple):
     """What is known of one picture, in the network's pixels.
 
     boxes (N, 4) float32; labels (N,) int64, from 1; masks (N, H, W) uint8 or None; keypoints (N, K, 3) or None.
+    unsure: (M, 4), places that may hold something: candidates there are no background, and are left out.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
     keypoints: Tensor | None = None
+    unsure: Tensor | None = None
 
 
 class Top(NamedTuple):
@@ -188,6 +190,9 @@ class RPN(nn.Module):
         """Labels of anchors (1 object, 0 background, -1 left out) and their rows of the truth: both (N,)."""
         matched = self.matcher(overlaps(truth.boxes, anchors, self.plus))
         labels = (matched >= 0).long().where(matched != BETWEEN, -1)
+        if truth.unsure is not None:
+            left = unsure(anchors, truth.unsure, self.matcher.low, self.plus)
+            labels = labels.where(~left | (labels > 0), -1)
         if self.straddle >= 0:
             labels = labels.where(inside(anchors, size, self.straddle), -1)
         return labels, matched

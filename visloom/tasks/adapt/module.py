@@ -136,7 +136,10 @@ class AdaptModule(DetectModule):
         for each in found:
             sure = each.scores >= self.spec.teacher.threshold
             sound = (each.boxes[:, 2:] - each.boxes[:, :2] + self.plus > 0).all(1)
-            truths.append(Truth(each.boxes[sure & sound], each.labels[sure & sound]))
+            doubted = sound & ~sure & (each.scores >= self.spec.teacher.doubt)
+            truths.append(
+                Truth(each.boxes[sure & sound], each.labels[sure & sound], unsure=each.boxes[doubted])
+            )
         return truths
 
     def _real(self, features: Sequence[Tensor], batch: DetectBatch) -> list[Tensor]:

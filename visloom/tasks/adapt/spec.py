@@ -89,11 +89,15 @@ class Teacher:
     al., 2021), Adaptive Teacher (Li et al., 2022).
 
     threshold: least score of a pseudo box.  weight: of the target's losses.
+    doubt: what the teacher finds from this score up to the threshold is neither taught nor called background. Where
+        all that is not sure is background (doubt = threshold, as published), a teacher that is sure of little teaches
+        the network to find nothing, and then finds less.
     burn_in: share of the training that is done on the source alone, 0 to 1.
     regression: pseudo boxes also teach places, not classes alone.
     """
 
     threshold: float = 0.8
+    doubt: float = 0.1
     weight: float = 1.0
     burn_in: float = 0.25
     regression: bool = False
@@ -101,6 +105,8 @@ class Teacher:
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1 or not 0 <= self.burn_in < 1 or self.weight < 0:
             raise ValueError(f"0 < threshold <= 1, 0 <= burn_in < 1 and 0 <= weight, got {self}")
+        if self.doubt < 0:
+            raise ValueError(f"doubt is a score from 0 up, got {self.doubt}")
 
 
 DAFRCNN_2018 = Align()
