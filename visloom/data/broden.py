@@ -58,6 +58,7 @@ class Broden(Source):
 
     records: which list.  part: train or validation.
     datasets: of the list, only these: ("ade20k",) where Pascal is not at hand; () takes all.
+    only: of the heads that the list labels, only these: ("scene",), say; () takes all.
     meta: folder of the tables; "" looks for meta_file in ROOT and beside it.
     """
 
@@ -66,6 +67,7 @@ class Broden(Source):
     records: Records = "objects"
     part: Literal["train", "validation"] = "train"
     datasets: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     meta: str = ""
 
     def __post_init__(self) -> None:
@@ -73,6 +75,11 @@ class Broden(Source):
             raise ValueError(
                 f"records is one of {', '.join(TASKS)} and part train or validation, got {self.records!r} and "
                 f"{self.part!r}"
+            )
+        unknown = [name for name in self.only if name not in TASKS[self.records]]
+        if unknown:
+            raise ValueError(
+                f"only: {', '.join(unknown)} is none of what {self.records} label: {', '.join(TASKS[self.records])}"
             )
 
     def open(self) -> Tables:
@@ -95,7 +102,7 @@ class Broden(Source):
         """Names of the labels in the tables, by task."""
         tables: Tables = self.opened()
         names = {**tables.names, "part": tables.part_names()}
-        return {task: names[task] for task in TASKS[self.records]}
+        return {task: names[task] for task in self.only or TASKS[self.records]}
 
     def fetch(self, index: int) -> Sample:
         tables: Tables = self.opened()
@@ -107,21 +114,25 @@ class Broden(Source):
             raise DataError(_unlike(path, image.shape, record))
         masks: dict[str, NDArray[np.int32]] = {}
         labels: dict[str, int] = {}
+        tasks = self.only or TASKS[self.records]
         if self.records == "materials":
             raw = read_mask(place.mask(record.number))
             masks["material"] = _known(tables.lookup(record.dataset, "material", _red(raw), path))
         elif self.records == "textures":
             labels["texture"] = place.label(record.number)
         else:
-            masks = self._objects(tables, record, path)
-            labels["scene"] = place.label(record.number)
+            if {"object", "part"} & {*tasks}:
+                found = self._objects(tables, record, path)
+                masks = {name: mask for name, mask in found.items() if name in tasks}
+            if "scene" in tasks:
+                labels["scene"] = place.label(record.number)
         for name, mask in masks.items():
             if mask.shape != image.shape[:2]:
                 raise DataError(
                     f"{path}: is {image.shape[1]}x{image.shape[0]} and its labels of {name!r} "
                     f"{mask.shape[1]}x{mask.shape[0]} (width x height)"
                 )
-        extra = {"tasks": TASKS[self.records], "labels": labels}
+        extra = {"tasks": tasks, "labels": labels}
         return Sample(f"{record.dataset}/{path.stem}", image, masks=masks, extra=extra)
 
     def check(self) -> list[str]:

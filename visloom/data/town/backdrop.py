@@ -39,11 +39,7 @@ def background(
     """
     height, width = size
     camera, weather = scene.camera, scene.weather
-    rows = (
-        window.y + (np.arange(height) + 0.5) * (window.height / height) - camera.horizon
-    )  # below the horizon
-    columns = window.x + (np.arange(width) + 0.5) * (window.width / width) - camera.centre
-    first = int(np.searchsorted(rows, 0.5))
+    rows, columns, first = _grid(camera, window, size)
     out = np.empty((height, width, 3), np.float32)
     if first:
         out[:first] = _sky(rows[:first], columns, camera, weather, draws)
@@ -53,6 +49,14 @@ def background(
         if shade is not None:
             out[first:] *= shade[first:, :, None]
     return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def _grid(camera: Camera, window: Window, size: tuple[int, int]) -> tuple[Array, Array, int]:
+    """Pixels of a window below the horizon, (h,), and right of the middle, (w,); the first row that is ground."""
+    height, width = size
+    rows = window.y + (np.arange(height) + 0.5) * (window.height / height) - camera.horizon
+    columns = window.x + (np.arange(width) + 0.5) * (window.width / width) - camera.centre
+    return rows, columns, int(np.searchsorted(rows, 0.5))
 
 
 @lru_cache(maxsize=1)
@@ -126,9 +130,7 @@ def _zones(side: NDArray[np.float32], street: Street) -> NDArray[np.int64]:
 def regions(scene: Scene, window: Window, size: tuple[int, int], draws: Floats) -> NDArray[np.int32]:
     """What the backdrop shows, by index in `scene.BACKDROP`: (H, W) int32. draws: as for `background`."""
     height, width = size
-    rows = window.y + (np.arange(height) + 0.5) * (window.height / height) - scene.camera.horizon
-    columns = window.x + (np.arange(width) + 0.5) * (window.width / width) - scene.camera.centre
-    first = int(np.searchsorted(rows, 0.5))
+    rows, columns, first = _grid(scene.camera, window, size)
     found = np.zeros((height, width), np.int32)
     if first:
         found[:first] = -rows[:first, None] < _skyline(columns, scene.camera, draws)
@@ -136,6 +138,20 @@ def regions(scene: Scene, window: Window, size: tuple[int, int], draws: Floats) 
         x, _, _ = _place(rows[first:], columns, scene.camera)
         found[first:] = np.array([2, 3, 3, 4])[_zones(np.abs(x), scene.street)]
     return found
+
+
+def crossing(scene: Scene, window: Window, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where the crossing lies on the road or would if the street were wider, (H, W)."""
+    rows, columns, first = _grid(scene.camera, window, size)
+    found = np.zeros(size, bool)
+    if first < size[0]:
+        _, z, _ = _place(rows[first:], columns, scene.camera)
+        found[first:] = _crossed(z, scene.street)
+    return found
+
+
+def _crossed(z: NDArray[np.float32], street: Street) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(z - street.crossing - 1.0) < 1.6)
 
 
 def _ground(
@@ -151,7 +167,7 @@ def _ground(
     if street.lanes > 1:
         dash |= np.abs(side - lane) < painted
     line = (dash & (z % 7.0 < 3.2)) | (np.abs(side - street.half + 0.25) < 0.8 * painted)
-    zebra = (np.abs(z - street.crossing - 1.0) < 1.6) & (x % 1.1 < 0.55)
+    zebra = _crossed(z, street) & (x % 1.1 < 0.55)
     kinds[(kinds == 0) & (line | zebra)] = 4
     table = np.array(
         [street.road, (170, 168, 162), street.pavement, street.ground, (226, 224, 214)], np.float32

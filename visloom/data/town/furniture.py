@@ -249,7 +249,8 @@ def _house(floors: int, columns: int, pitched: bool, shop: bool) -> Mesh:
             low, high = (floor + 0.28) / floors, (floor + 0.80) / floors
             if floor == 0 and shop and name == "front":
                 b.pane(face, 0.04, 0.03 / floors, 0.96, 0.72 / floors, M.GLASS)
-                b.pane(face, 0.02, 0.70 / floors, 0.98, 0.95 / floors, M.SECOND)
+                b.call("awning").pane(face, 0.02, 0.70 / floors, 0.98, 0.95 / floors, M.SECOND)
+                b.call("")
                 continue
             for column in range(count):
                 left, right = (column + 0.24) / count, (column + 0.76) / count

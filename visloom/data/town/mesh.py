@@ -84,7 +84,7 @@ EMITS = np.array(
 class Mesh(NamedTuple):
     """Polygons: their vertices, and one row for each polygon in drawing order.
 
-    points: (M, 3).  rows: (P, 11), see the columns below.  half: largest distance of a vertex from the middle, across.
+    points: (M, 3).  rows: (P, 12), see the columns below.  half: largest distance of a vertex from the middle, across.
     """
 
     points: Floats
@@ -100,6 +100,10 @@ RANK, STEP = (
     8,
 )  # bodies of lower rank and pieces of lower step are drawn first, equal ones from far to near
 MATERIAL, START = 9, 10  # of the polygon; where its vertices begin
+NAME = 11  # what the polygon is a piece of, by index in NAMES
+
+NAMES = ("", "head", "torso", "arm", "leg", "shoe", "bag", "umbrella", "wheel", "awning")
+"""Words for pieces whose colour does not tell what they are; "" leaves it to the colour slot (`labels.py`)."""
 
 
 class Builder:
@@ -114,7 +118,9 @@ class Builder:
         self._body: list[int] = []
         self._step: list[int] = []
         self._piece: list[int] = []
+        self._name: list[int] = []
         self._now = (0, 0, 0, 0)  # rank, body, step, piece
+        self._called = 0
 
     def body(self, rank: int = 0) -> Builder:
         """Begin a body: sorted by distance among those of its rank, so that bodies must not reach around each other."""
@@ -128,6 +134,11 @@ class Builder:
         self._now = (rank, number, step, piece + 1)
         return self
 
+    def call(self, name: str) -> Builder:
+        """Say what the polygons from here on are a piece of: one of `NAMES`."""
+        self._called = NAMES.index(name)
+        return self
+
     def polygon(self, points: Any, material: int, normal: Any = (0, 0, 0)) -> None:
         """Add one convex polygon: points (n, 3), or (n, 2) for a sprite."""
         vertices = np.asarray(points, np.float64)
@@ -136,6 +147,7 @@ class Builder:
         self._polygons.append(vertices)
         self._material.append(int(material))
         self._normal.append(np.asarray(normal, np.float64))
+        self._name.append(self._called)
         for values, now in zip((self._rank, self._body, self._step, self._piece), self._now):
             values.append(now)
 
@@ -202,6 +214,7 @@ class Builder:
         low: the height of the solid's bottom, below which the tread shows.
         """
         width, height, length = size
+        before, self._called = self._called, NAMES.index("wheel")
         for side in (-1.0, 1.0):
             if abs(z) > 0.25:
                 end, inner = math.copysign(1.0, z), axle - 0.24 / width
@@ -217,6 +230,7 @@ class Builder:
                 out = side * (axle + 0.004 * (1 - share))
                 points = [(out, (y + radius) / height, z + x / length) for x, y in ring]
                 self.polygon(points, material, (side, 0, 0))
+        self._called = before
 
     def limb(self, start: Point, end: Point, wide: float, narrow: float, material: int) -> None:
         """Add a tapered bar to a sprite: `wide` at its start, `narrow` at its end."""
@@ -257,7 +271,7 @@ class Builder:
                 np.stack(self._normal),
                 np.stack([middles[bodies == body].mean(0) for body in bodies]),
                 np.stack([middles[pieces == piece].mean(0) for piece in pieces]),
-                np.stack([self._rank, self._step, self._material, starts], axis=1),
+                np.stack([self._rank, self._step, self._material, starts, self._name], axis=1),
             ],
             axis=1,
         )

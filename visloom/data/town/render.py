@@ -38,20 +38,23 @@ class Picture(NamedTuple):
     """A rendered window.
 
     image: (H, W, 3) uint8 RGB.  ids: (H, W) int32, the index of the thing that the pixel shows, -1 for none; None if
-    not asked for.
+    not asked for.  rows: (H, W) int32, which polygon of that thing's mesh, -1 for none; None if not asked for.
     """
 
     image: NDArray[np.uint8]
     ids: NDArray[np.int32] | None
+    rows: NDArray[np.int32] | None
 
 
 class _Polygons(NamedTuple):
-    """What is filled, in order: vertices in 1 / _ONE canvas pixels, RGB 0-255, whether it shines, the thing's index."""
+    """What is filled, in order: vertices in 1 / _ONE canvas pixels, RGB 0-255, whether it shines, the index of
+    the thing and of the polygon in its mesh."""
 
     points: list[NDArray[np.int32]]  # (n, 2) each
     colours: list[list[float]]
     emits: list[bool]
     things: list[int]
+    rows: list[int]
 
 
 def render(
@@ -64,7 +67,7 @@ def render(
 ) -> Picture:
     """Draw a window of the scene at a size (height, width); the whole picture at its own size by default.
 
-    key: what the sensor's noise and the clouds are drawn from.  ids: also say which thing each pixel shows.
+    key: what the sensor's noise and the clouds are drawn from.  ids: also say what each pixel shows.
     """
     import cv2
 
@@ -76,23 +79,28 @@ def render(
     back = background(scene, window, (height, width), draws, [scene.things[i] for i in order])
     canvas = cv2.resize(back, (width * _FINE, height * _FINE), interpolation=cv2.INTER_LINEAR)
     glow = np.zeros_like(canvas) if scene.weather.dark else None
-    numbers = np.full(canvas.shape[:2], -1, np.int32) if ids else None
+    numbers = np.full(canvas.shape[:2], -1, np.int32) if ids else None  # of polygons
+    shown = np.full((2, 1), -1, np.int32)  # thing and row of each polygon; the last entry serves -1
     if order:
         polygons = _polygons(scene, order, window, canvas.shape[:2])
         for points, colour in zip(polygons.points, polygons.colours, strict=True):
             cv2.fillConvexPoly(canvas, points, colour, cv2.LINE_8, _BITS)
         if numbers is not None:
-            for points, thing in zip(polygons.points, polygons.things, strict=True):
-                cv2.fillConvexPoly(numbers, points, thing, cv2.LINE_8, _BITS)
+            for number, points in enumerate(polygons.points):
+                cv2.fillConvexPoly(numbers, points, number, cv2.LINE_8, _BITS)
+            shown = np.array([[*polygons.things, -1], [*polygons.rows, -1]], np.int32)
         if glow is not None:
             for points, colour, emits in zip(polygons.points, polygons.colours, polygons.emits, strict=True):
                 cv2.fillConvexPoly(glow, points, colour if emits else (0, 0, 0), cv2.LINE_8, _BITS)
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     if glow is not None:
         image = shine(image, glow)
+    seen = sensor(image, scene.weather, draws)
+    if numbers is None:
+        return Picture(seen, None, None)
     half = _FINE // 2
-    picked = None if numbers is None else np.ascontiguousarray(numbers[half::_FINE, half::_FINE])
-    return Picture(sensor(image, scene.weather, draws), picked)
+    picked = numbers[half::_FINE, half::_FINE]
+    return Picture(seen, shown[0][picked], shown[1][picked])
 
 
 def _order(scene: Scene, window: Window) -> list[int]:
@@ -136,7 +144,8 @@ def _polygons(scene: Scene, order: list[int], window: Window, canvas: tuple[int,
     owner = np.repeat(
         np.arange(len(order)), [len(mesh.rows) for mesh in placed.meshes]
     )  # (P,) place in `order`
-    rows = np.concatenate([mesh.rows for mesh in placed.meshes])  # (P, 11), see mesh.py
+    rows = np.concatenate([mesh.rows for mesh in placed.meshes])  # (P, 12), see mesh.py
+    number = np.concatenate([np.arange(len(mesh.rows)) for mesh in placed.meshes])  # (P,) place in the mesh
     starts = rows[:, START].astype(np.int64) + firsts[owner]
     ends = np.append(starts[1:], len(seen))
     flat = _canvas(seen, camera, window, canvas)  # (M, 2)
@@ -164,6 +173,7 @@ def _polygons(scene: Scene, order: list[int], window: Window, canvas: tuple[int,
         colours=[colours[i] for i in whole],
         emits=[emits[i] for i in whole],
         things=[order[i] for i in owner[chosen[whole]].tolist()],
+        rows=number[chosen[whole]].tolist(),
     )
 
 
