@@ -5,6 +5,8 @@ object_miou_all                   the original's mean: a class that does not occ
 part_miou, part_accuracy          mean over objects of the IoU of their parts ("mIoU-bg": background is no class of
                                   it, but what is predicted on it counts), and of the share of right part pixels
 scene_accuracy                    share of pictures whose class is right
+
+Each metric has a table of its classes, NAME_classes, and knows from it what answering without looking gives (`floor`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from visloom.metrics import merge_sums
-from visloom.tasks.parse.heads import Parts, Pixels
+from visloom.tasks.parse.heads import Head, Parts, Pixels
 from visloom.tasks.segment.metrics import confusion, per_class
 
 if TYPE_CHECKING:
@@ -84,13 +86,22 @@ class PixelHead(_Sums):
         counts = per_class(self.state()["matrix"].tolist())
         total = sum(true for _, true, _ in counts) or 1
         rows = [
-            [name, f"{100 * true / total:.2f} %", hits / max(1, true + answers - hits)]
+            [name, f"{100 * true / total:.2f} %", true, hits / max(1, true + answers - hits)]
             for name, (hits, true, answers) in zip(self.head.classes, counts, strict=True)
             if true
         ]
-        return (
-            {"per_class": {"columns": [self.head.name, "of all pixels", "IoU"], "rows": rows}} if rows else {}
-        )
+        return _table(self.head.name, ["of all pixels", "pixels", "IoU"], rows)
+
+    def floor(self, tables: Mapping[str, Any], value: str) -> tuple[str, float] | None:
+        """What the commonest class everywhere gives in one of the values."""
+        found = {name: true for name, _, true, _ in _rows(tables, self.head.name)}
+        if value not in self.names or not found:
+            return None
+        best = max(found, key=lambda name: found[name])
+        share = found[best] / sum(found.values())
+        every = len(self.head.classes) - self.head.first
+        values = (share / len(found), share, share / every)
+        return f"all {best!r}", values[self.names.index(value)]
 
 
 class PartHead(_Sums):
@@ -151,33 +162,82 @@ class PartHead(_Sums):
 
     def tables(self) -> dict[str, Any]:
         hits, true, answers = (self.state()[n].tolist() for n in ("hits", "true", "answers"))
+        labels = self.head.labels
         rows = [
-            [label, hits[i] / max(1, true[i] + answers[i] - hits[i])]
-            for block in self.blocks
-            for i, label in enumerate(self.head.labels)
-            if block.start < i < block.stop and true[i]
+            [label, true[i], None if i == start else hits[i] / max(1, true[i] + answers[i] - hits[i])]
+            for start, stop, *_ in self.blocks
+            for i, label in enumerate(labels[start:stop], start=start)
+            if true[i] and any(true[start + 1 : stop])
         ]
-        return {"per_class": {"columns": [self.head.name, "IoU"], "rows": rows}} if rows else {}
+        return _table(self.head.name, ["pixels", "IoU"], rows)
+
+    def floor(self, tables: Mapping[str, Any], value: str) -> tuple[str, float] | None:
+        """What the commonest part wherever its object is gives in one of the values; outlines of objects are known."""
+        found = {label: true for label, true, _ in _rows(tables, self.head.name)}
+        if value not in self.names or not found:
+            return None
+        labels, best = self.head.labels, ""
+        shares: list[tuple[float, ...]] = []
+        for start, stop, *_ in self.blocks:
+            parts = {label: found.get(label, 0) for label in labels[start + 1 : stop]}
+            if not any(parts.values()):
+                continue
+            most = max(parts, key=lambda label: parts[label])
+            true, there = parts[most], sum(map(bool, parts.values()))
+            share = true / (sum(parts.values()) + found.get(labels[start], 0))
+            shares.append((true, share / there, true / sum(parts.values()), share / len(parts)))
+            best = most if true == max(each[0] for each in shares) else best
+        _, *values = max(shares)
+        return f"all {best!r}", values[self.names.index(value)] / len(shares)
 
 
 class PictureHead(_Sums):
     """Share of labelled pictures whose class is right: scenes and textures."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__({"right": (), "seen": ()})
-        self.name = name
+    def __init__(self, head: Head) -> None:
+        count = len(head.labels)
+        super().__init__({"hits": (count,), "true": (count,)})
+        self.head = head
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (f"{self.name}_accuracy",)
+        return (f"{self.head.name}_accuracy",)
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
         """Reads the predicted classes (B,) and `batch.labels`."""
-        if self.name not in batch.labels or self.name not in predictions:  # type: ignore[attr-defined]
+        import torch
+
+        name, count = self.head.name, len(self.head.labels)
+        if name not in batch.labels or name not in predictions:  # type: ignore[attr-defined]
             return
-        truth: Tensor = batch.labels[self.name]  # type: ignore[attr-defined]
-        self.add(right=(predictions[self.name] == truth).sum(), seen=(truth >= 0).sum())
+        truth: Tensor = batch.labels[name]  # type: ignore[attr-defined]
+        right = torch.where(predictions[name] == truth, truth, -1)  # an answer is never -1
+        hits, true = (torch.bincount(v + 1, minlength=count + 1)[1:] for v in (right, truth))
+        self.add(hits=hits, true=true)
 
     def compute(self) -> dict[str, float]:
-        right, seen = (int(self.state()[name]) for name in ("right", "seen"))
+        right, seen = (int(self.state()[name].sum()) for name in ("hits", "true"))
         return {self.names[0]: right / seen if seen else math.nan}
+
+    def tables(self) -> dict[str, Any]:
+        hits, true = (self.state()[name].tolist() for name in ("hits", "true"))
+        rows = [[n, t, h / t] for n, h, t in zip(self.head.labels, hits, true, strict=True) if t]
+        return _table(self.head.name, ["pictures", "right"], rows)
+
+    def floor(self, tables: Mapping[str, Any], value: str) -> tuple[str, float] | None:
+        """What the commonest class gives."""
+        found = {name: true for name, true, _ in _rows(tables, self.head.name)}
+        if value not in self.names or not found:
+            return None
+        best = max(found, key=lambda name: found[name])
+        return f"always {best!r}", found[best] / sum(found.values())
+
+
+def _table(name: str, columns: Sequence[str], rows: list[Any]) -> dict[str, Any]:
+    """The table of a head's classes, those that occur; none where nothing is labelled."""
+    return {f"{name}_classes": {"columns": [name, *columns], "rows": rows}} if rows else {}
+
+
+def _rows(tables: Mapping[str, Any], name: str) -> list[Any]:
+    rows: list[Any] = tables.get(f"{name}_classes", {}).get("rows", [])
+    return rows

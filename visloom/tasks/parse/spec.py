@@ -316,7 +316,20 @@ class Parse:
 
     def metrics(self) -> dict[str, Metric]:
         """Fresh metrics, one per head; see `metrics.py`."""
-        found: dict[str, Metric] = {}
+        return dict(self._measured())
+
+    def floor(self, tables: Mapping[str, Any], value: str) -> tuple[str, float] | None:
+        """What answering without looking reaches in one of the values, from an evaluation's tables."""
+        found = (each.floor(tables, value) for each in self._measured().values())
+        return next((told for told in found if told is not None), None)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The first value of every head, which says how well it answers."""
+        return tuple(each.names[0] for each in self._measured().values())
+
+    def _measured(self) -> dict[str, PixelHead | PartHead | PictureHead]:
+        found: dict[str, PixelHead | PartHead | PictureHead] = {}
         for head in self.heads:
             if isinstance(head, Pixels):
                 found[head.name] = PixelHead(head)
@@ -325,7 +338,7 @@ class Parse:
                 assert isinstance(objects, Pixels)  # check_heads saw to it
                 found[head.name] = PartHead(head, objects)
             else:
-                found[head.name] = PictureHead(head.name)
+                found[head.name] = PictureHead(head)
         return found
 
     def goodness(self, predictions: Any, batch: ParseBatch) -> Tensor:
