@@ -400,6 +400,8 @@ class Launch:
             sheet = contact_sheet([self.directory.path / p["file"] for p in shown])
             self.teller.pictures(name, self.step, sheet)
         baseline = self.baseline(name)
+        floor = getattr(self.spec, "floor", None)
+        floors = {} if floor is None else {key: floor(result.tables, key) for key in result.values}
         write_json(
             folder / f"{name}.json",
             {
@@ -408,6 +410,7 @@ class Launch:
                 "values": {k: v if math.isfinite(v) else None for k, v in result.values.items()},
                 "tables": result.tables,
                 "baseline": None if baseline is None else {"name": baseline[0], "value": baseline[1]},
+                "floors": {key: {"name": told[0], "value": told[1]} for key, told in floors.items() if told},
                 "pictures": pictures,
             },
         )

@@ -177,7 +177,7 @@ def _curves_note(record: Record) -> str:
 def _evaluation(record: Record, name: str, budget: int) -> dict[str, Any]:
     told = record.evals[name]
     values = [
-        Fact(key, written(v))
+        Fact(key, written(v), _floor(mapping(told.get("floors")).get(key)))
         for key in mapping(told.get("values"))
         for v in [number(told["values"], key)]
         if v is not None
@@ -202,6 +202,12 @@ def _evaluation(record: Record, name: str, budget: int) -> dict[str, Any]:
         "tables": [*_long(values), *(t for key, value in tables.items() for t in _table(key, value))],
         "pictures": _pictures(record, items(told.get("pictures")), budget),
     }
+
+
+def _floor(told: Any) -> str:
+    """What answering without looking gives in a value."""
+    value = number(mapping(told), "value")
+    return "" if value is None else f"{written(value)} for {mapping(told).get('name', 'not looking')}"
 
 
 def _long(values: Sequence[Fact]) -> list[dict[str, Any]]:
