@@ -163,6 +163,7 @@ class Demo(NamedTuple):
 DEMOS = {
     "classify": Demo("Classification", "town", "cifar10:fast"),
     "segment": Demo("Segmentation", "scenery", "clothes"),
+    "parse": Demo("Unified perceptual parsing", "sights", "broden"),
     "adapt": Demo("Detection in a new domain", "foggy", "cells"),
     "fusion": Demo("3D detection from cameras and radar", "rides", "nuscenes"),
 }
@@ -216,9 +217,18 @@ def _demo_one(args: Namespace, recipe: str) -> Path:
 
 
 def _compare_with_baseline(screen: Screen, run: Run, report: Report) -> None:
-    """Say the best value beside the one that needs no learning."""
+    """Say the best value beside the one that needs no learning; of a task with several measures, each of them."""
     import json
 
+    measures = getattr(run.task, "measures", ())
+    for name in run.evals if measures else ():
+        told = json.loads((report.directory / "evals" / f"{name}.json").read_text(encoding="utf-8"))
+        for key, floor in told["floors"].items():
+            if key in measures:
+                said = f"{key} {told['values'][key]:.4f}, where {floor['name']} gives {floor['value']:.4f}"
+                screen.line([(f"{name:<10}", "dim"), (said, "")])
+    if measures:
+        return
     monitored = next(
         ((name, each.monitor) for name, each in run.evals.items() if each.monitor is not None), None
     )
