@@ -423,7 +423,9 @@ def _finish(launch: Launch) -> Report:
         launch.teller.say(f"{len(launch.notes)} samples were not used as they are; log.txt lists them")
     if ledger.stopped:
         launch.teller.say(f"stopped early: {ledger.stopped}")
-    launch.teller.closing(paths, f"visloom predict {directory.path} IMAGES --out predictions")
+    data = hasattr(launch.spec, "answers") and launch.run.evals  # predicts data sets, its own for a start
+    what = next(iter(launch.run.evals)) if data else "IMAGES"
+    launch.teller.closing(paths, f"visloom predict {directory.path} {what} --out predictions")
     return Report(
         directory=directory.path,
         step=launch.step,

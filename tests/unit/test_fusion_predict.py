@@ -29,7 +29,7 @@ from visloom.evaluation import Evaluation
 from visloom.evaluation_files import write_files
 from visloom.prediction import predict
 from visloom.report.curves import of_table
-from visloom.run import Eval, Host, Log, Optim, Run
+from visloom.run import Eval, Host, Log, Optim, Rule, Run
 from visloom.saved import evaluate
 from visloom.stream import Ordered, Shuffled
 from visloom.tasks.fusion3d import Fusion3d
@@ -290,3 +290,28 @@ def test_curves_are_drawn_of_classes_that_were_found(tmp_path):
     assert drawn.tag.endswith("svg") and "car" in "".join(drawn.itertext())
     assert len([p for p in drawn.iter() if p.tag.endswith("path") and "line" in p.get("class", "")]) >= 4
     assert "not finite" not in str(of_table(away)) and str(of_table(away)).count("<figure") == 1
+
+
+def test_fusion_begins_with_a_centernet_and_keeps_its_trunk_frozen(tmp_path):
+    """As published: weights of the network without radar; its report names the secondary heads as new."""
+    camera = dataclasses.replace(TASK, radar=False).build()
+    torch.save(camera.state_dict(), tmp_path / "centernet.pth")
+    run = dataclasses.replace(
+        tiny(tmp_path),
+        init={"model": str(tmp_path / "centernet.pth")},
+        init_coverage=0.5,
+        optim=Optim(name="SGD", lr=1e-3),
+        rules=(Rule(name=r"trunk\..*", frozen=True),),
+        evals={},
+    )
+    report = train(run, told=Telling(screen="off"))
+    log = (report.directory / "log.txt").read_text()
+    heads = {
+        name.split(".")[1] for name, _ in report.task.named_parameters() if name.startswith("secondary.")
+    }
+    assert heads == {"depth", "rotation", "attribute", "velocity"}
+    assert "init.model from" in log and "secondary.depth" in log and "primary.velocity" in log
+    first, last = camera.state_dict(), report.task.state_dict()
+    frozen = [name for name, _ in camera.named_parameters() if name.startswith("trunk.")]
+    assert frozen and all(torch.equal(last[name], first[name]) for name in frozen)
+    assert not torch.equal(last["primary.heat.2.bias"], first["primary.heat.2.bias"])
