@@ -1,6 +1,6 @@
 """The embedded town, parsed: objects, their parts, materials and the scene by one network from two annotated sources.
 
-    visloom train sights
+    visloom train sights        mean IoU of objects .33, parts .08, materials .27; scene .59; in 69 CPU-seconds
 
 The same as `visloom demo parse`. One source labels objects, parts and scenes, the other materials, on other pictures;
 nothing is on disk.
