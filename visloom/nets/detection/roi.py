@@ -48,11 +48,14 @@ class Pooler(nn.Module):
         if len(self.strides) == 1:
             return self._align(features[0], rois, self.strides[0])
         level = self.levels(together)
-        found = features[0].new_zeros(len(rois), features[0].shape[1], self.size, self.size)
-        for number, (seen, stride) in enumerate(zip(features, self.strides, strict=False)):
-            here = torch.where(level == number)[0]
-            found = found.index_put((here,), self._align(seen, rois[here], stride).to(found.dtype))
-        return found
+        places = [torch.where(level == number)[0] for number in range(len(self.strides))]
+        pooled = [
+            self._align(seen, rois[here], stride)
+            for seen, here, stride in zip(features, places, self.strides, strict=False)
+        ]
+        # one gather brings them into order: filling a map level by level would copy all of it each time
+        order = torch.cat(places).argsort()
+        return torch.cat(pooled).to(features[0].dtype).index_select(0, order)
 
     def _align(self, seen: Tensor, rois: Tensor, stride: int) -> Tensor:
         if seen.device.type == "cpu":
