@@ -1,11 +1,12 @@
 # Two commands do everything on a fresh machine with Python 3.11 or later:
-#   make demo   sets up, trains on the embedded world, ends with the path of a report
+#   make demo   sets up, trains all five systems on the embedded world, ends with the path of a page
+#               (make demo SYSTEM=classify trains one: classify, segment, parse, adapt or fusion)
 #   make test   sets up, checks style, types and import directions, runs the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(shell cksum constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
-SYSTEM ?= classify
+SYSTEM ?=
 # one thread per test process: the tests run side by side
 JOBS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
 

@@ -125,10 +125,10 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "demo", "training", "See it work: train on a built-in world and write a report.",
         (
-            Option("systems", metavar="SYSTEM", nargs="*", help="which systems; the default is classify"),
+            Option("systems", metavar="SYSTEM", nargs="*", help="classify, segment, parse, adapt, fusion; the default is all of them"),
             _OUT, _DEVICE, _LEVEL,
         ),
-        ("visloom demo", "visloom demo classify --out demo-runs"),
+        ("visloom demo", "visloom demo classify", "visloom demo parse fusion --out demo-runs"),
     ),
     Verb(
         "new", "looking", "Look at a folder of data and write a recipe for it.",

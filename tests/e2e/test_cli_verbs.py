@@ -352,7 +352,7 @@ def test_demos_of_several_systems_end_on_one_page(world, tmp_path, monkeypatch, 
         "two": Demo("The <second>", str(recipe), "coco"),
     }
     monkeypatch.setattr(training, "DEMOS", demos)
-    assert main(["demo", "one", "two", "--out", str(tmp_path / "runs")]) == 0
+    assert main(["demo", "--out", str(tmp_path / "runs")]) == 0
     page = tmp_path / "runs" / "demo-tiny-002.html"
     assert capsys.readouterr().out.splitlines()[-1] == f"all on one page  {page}"
     text = page.read_text()

@@ -173,7 +173,7 @@ def demo(args: Namespace) -> int:
     """Train the built-in world, one system after the other, and end with the path of a report."""
     from visloom.place import did_you_mean, nearest, one_of
 
-    systems = args.systems or ["classify"]
+    systems = args.systems or list(DEMOS)
     for system in systems:
         if system not in DEMOS:
             near = did_you_mean(nearest(system, DEMOS))
