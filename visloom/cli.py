@@ -125,7 +125,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "demo", "training", "See it work: train on a built-in world and write a report.",
         (
-            Option("systems", metavar="SYSTEM", nargs="*", help="classify, segment, parse, adapt, fusion; the default is all of them"),
+            Option("systems", metavar="SYSTEM", nargs="*", help="classify, segment, parse, adapt, fusion (all five)"),
             _OUT, _DEVICE, _LEVEL,
         ),
         ("visloom demo", "visloom demo classify", "visloom demo parse fusion --out demo-runs"),
