@@ -10,9 +10,9 @@ level convolved whatever is asked for; log-probabilities of all outputs, a map f
 losses and accuracies come from a loop over all 77; accuracies brought to the host at every step; two optimizers without
 foreach. Its precise RoI pooling has no CPU kernel, so both sides pool by the closed form.
 
-Visloom's are the module and settings that a recipe has by default: channels-last memory, bf16 where the processor
-multiplies it. Figures are CPU-seconds of interleaved rounds, medians; the decoder's share is that of forward and
-backward.
+Visloom's are the module and settings that a recipe has by default: the memory format that is faster there, bf16 where
+the processor multiplies it. Figures are CPU-seconds of interleaved rounds, medians; the decoder's share is that of
+forward and backward.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visloom.engine import precision, resolve_precision
-from visloom.nets.upernet import Decoder, WideConv, _resized
+from visloom.memory import place
+from visloom.nets.upernet import Decoder, _resized
 from visloom.optim import build_optimizer
 from visloom.run import How, Optim, Rule
 from visloom.tasks.parse import Parse, ParseBatch, Uper
@@ -195,12 +196,9 @@ def both(spec: Parse, batch: ParseBatch) -> dict[str, Callable[[], Tensor]]:
     old = spec.build().train()
     old.load_state_dict(ours.state_dict())
     old.net.decoder.__class__ = OldDecoder
-    for module in old.net.modules():
-        if isinstance(module, WideConv):
-            module.__class__ = nn.Conv2d
     image = old.images(batch.image).contiguous()
     plain = {n: m.long() for n, m in batch.masks.items()} | dict(batch.labels)
-    ours = ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ours = place(ours, How(), torch.device("cpu"))
     with torch.no_grad():
         ours.eval(), old.eval()
         found = float(our_loss(ours, ours.net(image, batch.heads), batch))
@@ -227,7 +225,7 @@ def race(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[floa
 def decoder_share(spec: Parse, batch: ParseBatch) -> float:
     """Share of the decoder and its losses in a forward and backward of ours."""
     torch.manual_seed(0)
-    task = spec.build().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = place(spec.build().train(), How(), torch.device("cpu"))
     image = task.images(batch.image)
     with precision(How(), torch.device("cpu"))[0]:
         start = time.process_time()
@@ -275,7 +273,7 @@ def run_gpu(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"device": torch.cuda.get_device_name(), "steps": {}}
     for source in DRAWN:
         torch.manual_seed(0)
-        task = spec.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task = place(spec.build().train(), How(), device)
         batch = make_batch(spec, source, args.batch, args.side).to(device)
         step = our_step(task, batch, device)
         torch.cuda.reset_peak_memory_stats()
