@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import shutil
 import struct
 import zlib
 from html.parser import HTMLParser
@@ -680,3 +681,21 @@ def test_the_best_value_follows_the_monitor(tmp_path, monitor):
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     best = open_record(tmp_path).best
     assert (best.split, best.name, best.value, best.step) == ("val", "accuracy", 0.75, 2)
+
+
+def test_an_evaluation_with_nothing_to_count_is_not_drawn(run, tmp_path):
+    """One that reports a value as NaN every time, beside another that has it."""
+    place = tmp_path / "r"
+    shutil.copytree(run, place)
+    log = place / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    other = [
+        {**r, "split": "other", "values": dict.fromkeys(r["values"], "NaN")}
+        for r in rows
+        if r["kind"] == "eval"
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *other]))
+    assert "not finite" not in write_report(place).read_text()
+    alone = [r for r in rows if r["kind"] != "eval"] + other
+    log.write_text("".join(json.dumps(row) + "\n" for row in alone))
+    assert "not finite" in write_report(place).read_text()

@@ -144,9 +144,10 @@ def _value_chart(record: Record, name: str, *, title: str) -> Markup:
         series = [Series("train", window, _TRAIN, "faint", named=False), Series("train", epoch, _TRAIN)]
     elif window:
         series = [Series("train", window, _TRAIN)]
-    for place, split in enumerate(record.splits):
-        points = record.curve("eval", split, name)
-        if points:
+    curves = {split: record.curve("eval", split, name) for split in record.splits}
+    counted = [split for split, points in curves.items() if any(math.isfinite(y) for _, y in points)]
+    for place, (split, points) in enumerate(curves.items()):
+        if points and (split in counted or not counted):  # an evaluation with nothing to count says NaN
             series.append(Series(split, points, 1 + place % (COLOURS - 1), "dots"))
     best = record.best
     ring = (record.x(best.step), best.value) if best is not None and best.name == name else None
