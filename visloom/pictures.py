@@ -27,7 +27,9 @@ def save_pictures(
     device: torch.device,
 ) -> list[dict[str, Any]]:
     """Draw samples of an evaluation into a folder: the worst and the best, and for a task that says `steady` first of
-    all samples at fixed places, which are the same after every evaluation.
+    all samples at fixed places, which are the same after every evaluation. There a task with `companions` gets all
+    samples that belong together: `companions(stream, position)` gives their positions, and
+    `draw_together(samples, predictions)` one picture.
 
     Args:
         records: (goodness, position in the stream), worst first, as `Evaluation.records`.
@@ -37,6 +39,7 @@ def save_pictures(
         For the report: file (relative to the run directory), id, caption, kind ("sample", "worst" or "best").
     """
     chosen: list[tuple[str, float | None, int]] = []
+    companions = getattr(spec, "companions", None)
     if getattr(spec, "steady", False):
         total = len(stream.leaves()[0].source)
         places = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
@@ -49,10 +52,15 @@ def save_pictures(
     rows: list[dict[str, Any]] = []
     for kind, goodness, position in chosen:
         sample = read_at(stream, position)
-        prediction = predict_one(task, spec, sample, device)
         number = sum(row["kind"] == kind for row in rows) + 1
         file = folder / f"{kind}-{number:02d}.png"
-        spec.draw(sample.image, prediction, sample).save(file)
+        if kind == "sample" and companions is not None:
+            samples = [read_at(stream, place) for place in companions(stream, position)]
+            answers = [predict_one(task, spec, each, device) for each in samples]
+            picture = spec.draw_together(samples, answers)  # type: ignore[attr-defined]
+        else:
+            picture = spec.draw(sample.image, predict_one(task, spec, sample, device), sample)
+        picture.save(file)
         caption = str(sample.id) if goodness is None else f"{sample.id}: {goodness:.3f}"
         place = file.relative_to(folder.parent.parent).as_posix()
         rows.append({"file": place, "id": sample.id, "caption": caption, "kind": kind})

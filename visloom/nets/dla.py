@@ -89,17 +89,27 @@ class Dla(nn.Module):
     """The backbone: (B, 3, H, W) -> six maps at strides 1, 2, 4, 8, 16, 32.
 
     channels: of the six maps.  levels: depth of each; the originals' DLA-34 by default.
+    stem: stride of the first convolution; after 2 the first two maps both have stride 2, and nothing is computed at
+        full resolution.
     """
 
-    def __init__(self, channels: Sequence[int] = CHANNELS, levels: Sequence[int] = LEVELS) -> None:
+    def __init__(
+        self, channels: Sequence[int] = CHANNELS, levels: Sequence[int] = LEVELS, stem: int = 1
+    ) -> None:
         super().__init__()
+        if stem not in (1, 2):
+            raise ConfigError(
+                f"the stride of the first convolution is 1 or 2, got {stem}", path="task.net.stem"
+            )
         if len(channels) != 6 or len(levels) != 6:
             raise ConfigError(f"a DLA has six levels, got channels {channels} and levels {levels}")
         self.channels = tuple(channels)
         first = channels[0]
-        self.base_layer = nn.Sequential(_conv(3, first, 7), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
+        self.base_layer = nn.Sequential(
+            _conv(3, first, 7, stem), nn.BatchNorm2d(first), nn.ReLU(inplace=True)
+        )
         self.level0 = self._plain(first, first, levels[0], 1)
-        self.level1 = self._plain(first, channels[1], levels[1], 2)
+        self.level1 = self._plain(first, channels[1], levels[1], 3 - stem)
         for i in range(2, 6):
             tree = _Tree(levels[i], channels[i - 1], channels[i], 2, level_root=i > 2)
             self.add_module(f"level{i}", tree)
@@ -264,9 +274,10 @@ class DlaTrunk(_Trunk):
         channels: Sequence[int] = CHANNELS,
         levels: Sequence[int] = LEVELS,
         kind: Node = "deform",
+        stem: int = 1,
     ) -> None:
         super().__init__(channels[2:], kind)
-        self.base = Dla(channels, levels)
+        self.base = Dla(channels, levels, stem)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         return cast("list[Tensor]", self.base(image)[2:])

@@ -7,7 +7,7 @@ is a nuScenes submission.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -32,6 +32,8 @@ from visloom.tasks.fusion3d.panorama import panorama
 from visloom.tasks.fusion3d.world import COLUMNS, Results, join_cameras, to_world
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from visloom.sample import Sample
     from visloom.saved import Saved
     from visloom.tasks.fusion3d.spec import Fusion3d
@@ -117,7 +119,7 @@ def _answers(spec: Fusion3d, saved: Saved, stream: Ordered, out: Path | None) ->
         for views in _predicted(spec, saved, stream):
             good = [view for view in views if not view.error]
             boxes = join_cameras(
-                [_in_world(spec, view) for view in good],
+                [_to_world(spec, view.row) for view in good],
                 most=spec.rules.most,
                 merge=spec.merge and not spec.compat.duplicates,
             )
@@ -200,8 +202,8 @@ def _predict(spec: Fusion3d, saved: Saved, views: list[_View], batch: int) -> No
             view.row = {name: values[place] for name, values in host.items()}
 
 
-def _in_world(spec: Fusion3d, view: _View) -> WorldBoxes:
-    return to_world(view.row, view.row["pose"], lifted=spec.compat.lifted, tipped=spec.compat.tipped)
+def _to_world(spec: Fusion3d, row: Mapping[str, Any]) -> WorldBoxes:
+    return to_world(row, row["pose"], lifted=spec.compat.lifted, tipped=spec.compat.tipped)
 
 
 def _lines(spec: Fusion3d, boxes: WorldBoxes) -> list[list[Any]]:
@@ -216,3 +218,36 @@ def _lines(spec: Fusion3d, boxes: WorldBoxes) -> list[list[Any]]:
         ]
         for i in range(len(boxes))
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- moments of an evaluation
+
+
+def moment_at(stream: Ordered, position: int) -> range:
+    """Positions around one that show the same moment; the cameras of a moment follow each other."""
+    source = stream.source
+    if not isinstance(source, SceneSource):
+        return range(position, position + 1)
+    token, first, end = source.token_of(position), position, position + 1
+    while first > 0 and source.token_of(first - 1) == token:
+        first -= 1
+    while end < len(source) and source.token_of(end) == token:
+        end += 1
+    return range(first, end)
+
+
+def drawn_moment(
+    spec: Fusion3d, samples: Sequence[Sample], predictions: Sequence[Mapping[str, Any]]
+) -> Image:
+    """The panorama of a moment, with the annotated boxes that a sensor saw."""
+    rows = [
+        {name: np.asarray(row[name], np.float64) for name in (*COLUMNS, "pose")} for row in predictions
+    ]  # fmt: skip
+    boxes = join_cameras(
+        [_to_world(spec, row) for row in rows],
+        most=spec.rules.most,
+        merge=spec.merge and not spec.compat.duplicates,
+    )
+    truth = samples[0].extra.get("truth")
+    seen = None if truth is None else truth.boxes.pick(truth.boxes.points != 0)
+    return panorama(spec, samples, boxes, seen, title=str(samples[0].extra["token"]))

@@ -32,7 +32,9 @@ def layout_of(spec: Fusion3d, size: tuple[int, int]) -> Layout:
         for a in range(len(spec.attributes))
     )
     cells = size[0] // spec.stride, size[1] // spec.stride
-    return Layout(cells, spec.stride, len(spec.classes), groups, spec.slots, spec.expand, spec.compat)
+    return Layout(
+        cells, spec.stride, len(spec.classes), groups, spec.slots, spec.expand, spec.slack, spec.compat
+    )
 
 
 def collate(spec: Fusion3d, samples: Sequence[Sample], *, truth: bool) -> FusionBatch:

@@ -36,24 +36,27 @@ def losses(
     weights: Mapping[str, float],
     divide: Divisor,
 ) -> dict[str, Tensor]:
-    """Weighted losses by name: those of primary heads by the head's, of secondary ones as "depth/secondary"."""
+    """Weighted losses by name: those of primary heads by the head's, of secondary ones as "depth/secondary".
+
+    Heads are maps (B, C, H, W); all but "heat" may also be what the head says in the annotated cells, (B, M, C).
+    """
     found: dict[str, Tensor] = {}
     for suffix, heads in (("", primary), ("/secondary", secondary)):
         for name, maps in heads.items():
             raw = maps.float()
             if name == "heat":
-                value = heat_loss(raw, targets)
-            elif name == "depth":
-                value = distance(
-                    metric_depth(picked(raw, targets.index)), targets.depth, targets.valid, divide
-                )
+                found[name] = heat_loss(raw, targets) * weights.get(name, 1.0)
+                continue
+            said = picked(raw, targets.index) if raw.dim() == 4 else raw  # (B, M, C)
+            if name == "depth":
+                value = distance(metric_depth(said), targets.depth, targets.valid, divide)
             elif name == "rotation":
-                value = rotation_loss(picked(raw, targets.index), targets)
+                value = rotation_loss(said, targets)
             elif name == "attribute":
-                value = attribute_loss(picked(raw, targets.index), targets, divide)
+                value = attribute_loss(said, targets, divide)
             else:
                 known = targets.velocity_known if name == "velocity" else targets.valid
-                value = distance(picked(raw, targets.index), getattr(targets, name), known, divide)
+                value = distance(said, getattr(targets, name), known, divide)
             label = name + suffix if suffix and name in primary else name
             found[label] = value * weights.get(label, weights.get(name, 1.0))
     return found

@@ -35,17 +35,19 @@ class DlaNet:
     """Deep layer aggregation (`visloom/nets/dla.py`).
 
     channels: of its six levels; halve or quarter them for a narrow one.  levels: depth of each.
-    up: how the neck joins maps: deformable convolutions, 3x3 or 1x1 ones.
+    up: how the neck joins maps: deformable convolutions, 3x3 or 1x1 ones.  stem: stride of the first convolution, 1 or
+    2; with 2 nothing is computed at full resolution, which is much of the work of a narrow network.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     levels: tuple[int, ...] = (1, 1, 1, 2, 2, 1)
     up: Up = "deform"
+    stem: int = 1
 
     def trunk(self) -> nn.Module:
         from visloom.nets.dla import DlaTrunk
 
-        return DlaTrunk(self.channels, self.levels, self.up)
+        return DlaTrunk(self.channels, self.levels, self.up, self.stem)
 
     def normalisation(self) -> Normalise:
         """The originals' mean and deviation, here in RGB order."""

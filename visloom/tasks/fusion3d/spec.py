@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from visloom.prediction import Answer
     from visloom.sample import Sample
     from visloom.saved import Saved
+    from visloom.stream import Ordered
     from visloom.tasks.fusion3d.module import FusionModule
 
 Colour = tuple[int, int, int]
@@ -45,8 +46,9 @@ class Fusion3d:
     radar: use it; off, all heads are primary.  velocity: predict it.
     max_depth: metres beyond which radar is left out; radar features are divided by it.  speed: and their
     velocities by it.
-    pillar: height, width and length of a radar pillar, metres.  expand: by how much the window of depths in which radar
-    belongs to a box is wider than the box.  middle: share of a box that gets its radar features.
+    pillar: height, width and length of a radar pillar, metres.  middle: share of a box that gets its radar features.
+    expand: by how much the window of depths in which radar belongs to a box is wider than the box.  slack: and by which
+    share of its depth; a box whose depth the camera guesses wrong by more than the window finds no radar.
     detections: boxes per picture.  merge: where two cameras see one thing, keep the surer box.
     weights: factors of losses by head.  slots: annotated boxes per picture at most.  prior: of the heat maps' bias.
     flip_test: average with the mirrored picture in evaluation and prediction.
@@ -65,6 +67,7 @@ class Fusion3d:
     speed: float = 1.0
     pillar: tuple[float, float, float] = (1.5, 0.2, 0.2)
     expand: float = 0.0
+    slack: float = 0.0
     middle: float = 0.3
     detections: int = 100
     merge: bool = True
@@ -87,10 +90,10 @@ class Fusion3d:
             raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
         if self.hidden < 1 or self.detections < 1 or self.slots < 1:
             raise ValueError("hidden, detections and slots are at least 1")
-        if self.max_depth <= 0 or self.speed <= 0 or self.expand < 0 or not 0 < self.middle <= 1:
-            raise ValueError(
-                "max_depth and speed are positive, expand is not negative, middle lies in (0, 1]"
-            )
+        if self.max_depth <= 0 or self.speed <= 0 or not 0 < self.middle <= 1:
+            raise ValueError("max_depth and speed are positive, middle lies in (0, 1]")
+        if self.expand < 0 or self.slack < 0:
+            raise ValueError("expand and slack are not negative")
         known = {name for head in self.outputs() for name in head}
         unknown = sorted(set(self.weights) - known - {f"{name}/secondary" for name in known})
         if unknown:
@@ -186,6 +189,20 @@ class Fusion3d:
         from visloom.tasks.fusion3d.metric import goodness
 
         return goodness(predictions, batch)
+
+    steady = True  # evaluations draw moments at fixed places
+
+    def companions(self, stream: Ordered, position: int) -> Sequence[int]:
+        """Positions of an evaluation that show one moment, in order: all of its cameras."""
+        from visloom.tasks.fusion3d.answering import moment_at
+
+        return moment_at(stream, position)
+
+    def draw_together(self, samples: Sequence[Sample], predictions: Sequence[Mapping[str, Any]]) -> Image:
+        """Draw a moment: all its cameras, and the ground from above with radar, the truth and what was found."""
+        from visloom.tasks.fusion3d.answering import drawn_moment
+
+        return drawn_moment(self, samples, predictions)
 
     def draw(self, image: Any, prediction: Any, truth: Any = None) -> Image:
         """Draw 3D boxes into the picture, beside them the same from above with radar and velocities; see `draw.py`."""

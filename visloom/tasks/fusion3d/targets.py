@@ -27,7 +27,8 @@ class Layout:
     """What shapes the targets: the maps' (height, width), input pixels per cell, counts of classes, attributes, slots.
 
     groups: for each attribute, which attributes exclude each other with it: (A, A) bool as rows.
-    expand: share by which the window of depths in which radar belongs to a box is widened.
+    expand, slack: shares of a box's extent and of its depth by which the window of depths in which radar belongs to it
+    is widened.
     """
 
     size: tuple[int, int]
@@ -36,6 +37,7 @@ class Layout:
     groups: tuple[tuple[bool, ...], ...]
     slots: int
     expand: float
+    slack: float
     compat: Compat
 
 
@@ -98,7 +100,7 @@ def targets(sample: Sample, layout: Layout) -> dict[str, Array]:
         "center": seen - cell,
         "velocity_known": np.isfinite(velocity).all(1),
         "velocity": np.nan_to_num(velocity, nan=0.0),
-        "reach": _reach(sample, middle, dims, yaw, alpha, layout),
+        "reach": _reach(sample, middle, dims, yaw, alpha, layout) + layout.slack * centre[:, 2],
     }
     for name, value in values.items():
         made[name][:count] = value
