@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fusion import NARROW, heads_of
-from visloom.data.scene3d import FlipScene, Frame
+from visloom.data.scene3d import FlipScene, Frame, Within
 from visloom.data.space import project
 from visloom.errors import ConfigError, DataError
 from visloom.nets.dla import DlaTrunk, TimmTrunk
@@ -164,6 +164,46 @@ def test_it_learns_and_answers_and_flips():
     assert drawn.size[0] > 600 and len(drawn.getcolors(10**6)) > 50
 
 
+def test_heads_in_annotated_cells_are_the_maps_read_there():
+    """Training computes heads in the annotated cells alone: losses and gradients are those of whole maps."""
+    torch.manual_seed(2)
+    task, twin = SPEC.build(), SPEC.build()
+    twin.load_state_dict(task.state_dict())
+    batch = SPEC.collate([scene(i, boxes=6) for i in range(3)], 1)
+    edge = batch.targets.index[0]  # a corner and a side of the map: what lies outside is zero
+    edge[:2] = torch.tensor([0, 55 * 32 - 1])
+    cells = task(batch).terms
+    features = twin.features(batch)
+    maps = twin._losses(twin.first(features), twin.second(features, batch.found), batch).terms
+    assert list(cells) == list(maps)
+    for name, value in maps.items():
+        assert cells[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    sum(cells.values()).backward()
+    sum(maps.values()).backward()
+    for (name, one), other in zip(task.named_parameters(), twin.parameters(), strict=True):
+        if other.grad is not None:
+            most = float(other.grad.abs().max())
+            assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5 * max(most, 1.0)), name
+
+
+def test_slack_widens_the_window_with_distance():
+    """A box whose guessed depth is 10 % off finds its radar only with slack, in training and evaluation alike."""
+    sample = scene(6, boxes=1)
+    depth = sample.extra["box_center"][0, 2]
+    sample.extra["radar"][:, 2] = 1.1 * depth
+    sample.extra["radar"][:, :2] = 1.1 * sample.extra["box_center"][:, :2]  # the same ray
+    sample.extra["box_dims"][:] = 0.5
+    wide = dataclasses.replace(SPEC, slack=0.15)
+    found = [spec.collate([sample], 1).found[0, 0].max().item() for spec in (SPEC, wide)]
+    assert found == [0, pytest.approx(1.1 * depth / 60, rel=1e-5)]
+    for spec, expected in zip((SPEC, wide), found, strict=True):
+        task, batch = spec.build(), spec.collate([sample], 1)
+        heads = heads_of(batch.targets, spec)
+        heads["heat"] = torch.logit(heads["heat"], 1e-6)
+        heads["depth"] = -heads["depth"].clamp_min(1e-3).log()
+        assert task.associated(heads, batch)[0, 0].max().item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_flip_test_of_a_symmetric_network_changes_nothing_of_a_symmetric_picture():
     """What the mirrored picture says comes back to the same cells: depth and score agree on both sides."""
     torch.manual_seed(1)
@@ -185,6 +225,18 @@ def test_no_boxes_no_radar_and_no_annotation_at_all():
     assert not batch.found.any()
     bare = scene(3).replace(boxes=None, labels=None)
     assert int(SPEC.collate([bare], None).targets.valid.sum()) == 0
+
+
+def test_far_boxes_can_be_left_out():
+    sample = scene(7, boxes=6)
+    far = np.sort(sample.extra["box_center"][:, 2])[2] + 1e-6
+    near = Within(depth=float(far))(sample, 0)
+    assert len(near.boxes) == len(near.labels) == len(near.extra["box_yaw"]) == 3
+    assert near.extra["box_center"][:, 2].max() < far and len(near.extra["radar"]) == 6
+    assert int(SPEC.collate([near], 1).targets.valid.sum()) == 3
+    assert Within(depth=1000.0)(sample, 0) is sample
+    with pytest.raises(ValueError, match="positive"):
+        Within(depth=0.0)
 
 
 def test_unknown_velocities_are_left_out():
@@ -213,6 +265,10 @@ def test_trunks_of_other_kinds():
     image = torch.zeros(1, 3, 64, 96)
     assert TimmTrunk("resnet18", width=8)(image).shape == (1, 8, 16, 24)
     assert DlaTrunk((4, 4, 8, 8, 12, 16), kind="conv1")(image).shape == (1, 8, 16, 24)
+    early = DlaTrunk((4, 4, 8, 8, 12, 16), kind="conv1", stem=2)
+    assert early(image).shape == (1, 8, 16, 24) and early.base(image)[0].shape[2:] == (32, 48)
+    with pytest.raises(ConfigError, match="1 or 2, got 4"):
+        DlaTrunk(stem=4)
     assert len(DlaTrunk().state_dict()) == 446 - 2 * 2 * 7 - 4 * 2 * 4
     with pytest.raises(ConfigError, match="multiples of 32"):
         DlaTrunk((4, 4, 8, 8, 12, 16))(torch.zeros(1, 3, 60, 96))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from tests.fusion import NARROW
 from visloom.data.nuscenes.source import NuScenes
+from visloom.data.scene3d import Frame, OtherRadar
 from visloom.data.space import inverse, move, project
+from visloom.data.town import ondisk
+from visloom.data.town.ondisk import RidesOnDisk
 from visloom.data.town.rides import Radar, Rides, radar_pose
 from visloom.data.town.root import write_root
+from visloom.errors import DataError
+from visloom.pictures import save_pictures
+from visloom.stream import Ordered
+from visloom.tasks.fusion3d import Fusion3d
 
 SOURCE = Rides(rides=1, moments=2, height=64, width=128)
 
@@ -64,12 +76,48 @@ def test_radar_returns_lie_on_things_and_measure_their_radial_speed():
     assert count > 5
 
 
-def test_clutter_and_mixed_up_radar(opened):
+def test_clutter_adds_returns(opened):
     loud = Rides(rides=1, moments=2, height=64, width=128, radar=Radar(clutter=60))
     assert len(loud.read(0).extra["radar"]) > len(opened.read(0).extra["radar"]) + 40
-    mixed = Rides(rides=1, moments=2, height=64, width=128, mixed_up=True)
-    assert len(mixed.read(0).extra["radar"]) == len(opened.read(6).extra["radar"])
-    assert np.array_equal(mixed.read(0).image, opened.read(0).image)
+
+
+def test_other_radar_gives_every_sample_the_returns_of_another_one(opened):
+    mixed = OtherRadar(source=opened)
+    own = [opened.read(i) for i in range(len(opened))]
+    whose = []
+    for i in range(len(mixed)):
+        sample = mixed.read(i)
+        same = [np.array_equal(sample.extra["radar"], other.extra["radar"]) for other in own]
+        whose.append(same.index(True))
+        assert sample.id == own[i].id and np.array_equal(sample.image, own[i].image)
+        assert np.array_equal(sample.extra["box_center"], own[i].extra["box_center"])
+    assert sorted(whose) == list(range(12)) and all(i != j for i, j in enumerate(whose))
+    assert len(mixed.classes()) == 10 and "control" in mixed.check()[0]
+    other = OtherRadar(source=opened, key=1).read(0)
+    assert not np.array_equal(other.extra["radar"], own[whose[0]].extra["radar"])
+    with pytest.raises(DataError, match="no other radar"):
+        len(OtherRadar(source=Rides(rides=1, limit=1))) and OtherRadar(source=Rides(rides=1, limit=1)).read(0)
+
+
+def test_rides_on_disk_are_written_once_and_whole(tmp_path, monkeypatch):
+    small = {"train_rides": 1, "val_rides": 1, "moments": 2, "height": 32, "width": 64, "root": str(tmp_path)}
+    source = RidesOnDisk(**small)
+    made = Rides(part="train", rides=1, moments=2, height=32, width=64).read(3)
+    assert np.array_equal(source.read(3).image, made.image) and len(source) == 12
+
+    def fails(*_):
+        raise AssertionError("it is there already")
+
+    monkeypatch.setattr(ondisk, "write_root", fails)
+    assert np.array_equal(RidesOnDisk(**small).read(3).image, made.image)
+    val = RidesOnDisk(**small, scenes="town_val")
+    assert val.read(3).id != source.read(3).id and val.folder() == source.folder()
+    loud = RidesOnDisk(**small, radar=Radar(clutter=50))
+    with pytest.raises(AssertionError):
+        loud.read(0)
+    assert [path.name for path in tmp_path.iterdir()] == [source.folder().name]  # what failed left nothing
+    with pytest.raises(ValueError, match="town_train or town_val"):
+        RidesOnDisk(scenes="mini_val")
 
 
 def test_the_root_on_disk_reads_as_the_ride(opened, tmp_path):
@@ -91,3 +139,30 @@ def test_the_root_on_disk_reads_as_the_ride(opened, tmp_path):
     )
     back = inverse(source.read(3).extra["pose"])
     assert np.allclose(back @ source.read(3).extra["pose"], np.eye(4))
+
+
+def test_an_evaluation_draws_all_cameras_of_a_moment(opened, tmp_path):
+    spec = Fusion3d(net=NARROW, hidden=8, shown=0.0, detections=5)
+    stream = Ordered(source=opened, batch=4, transform=(Frame(size=(64, 128)),))
+    assert list(spec.companions(stream, 8)) == [6, 7, 8, 9, 10, 11]
+    limited = Ordered(source=replace(opened, limit=8), batch=4)
+    assert list(spec.companions(limited, 7)) == [6, 7]
+    rows = save_pictures(
+        spec.build(),
+        spec,
+        stream,
+        [(0.1, 3)],
+        tmp_path / "evals" / "val",
+        count=2,
+        device=torch.device("cpu"),
+    )
+    assert [row["kind"] for row in rows] == ["sample", "sample", "worst"]
+    with Image.open(tmp_path / rows[0]["file"]) as moment, Image.open(tmp_path / rows[2]["file"]) as camera:
+        assert moment.width > 3 * 480 and moment.width > camera.width
+        assert len(np.unique(np.asarray(moment).reshape(-1, 3), axis=0)) > 1000
+
+
+def test_other_radar_knows_its_moments(opened):
+    mixed = OtherRadar(source=opened)
+    assert mixed.token_of(7) == opened.token_of(7) and mixed.part_name == "train"
+    assert mixed.elsewhere("", "val").source.part == "val"

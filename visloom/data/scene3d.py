@@ -17,7 +17,7 @@ metres in the camera's frame (`visloom/data/space.py`) to pixels, which follows 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from visloom.data.checks import is_number, require, size_pair
 from visloom.data.space import corners, project, wrap
-from visloom.keys import generator, uniforms
+from visloom.errors import DataError
+from visloom.keys import fold, generator, permutation, uniforms
+from visloom.stream import Source
 from visloom.warp import map_points, mirror, scale, shift
 
 if TYPE_CHECKING:
@@ -187,3 +189,81 @@ def _with_pixels(sample: Sample, matrix: Array, image: Array) -> Sample:
         boxes = np.concatenate([ends.min(1), ends.max(1)], 1).astype(np.float32)
     assert sample.calib is not None
     return sample.replace(image=image, calib=matrix @ sample.calib, boxes=boxes).clip_boxes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """Leave out annotated boxes that are too far to learn from. What an evaluation counts does not change.
+
+    depth: metres; boxes whose middle is farther ahead are left out.
+    """
+
+    depth: float
+
+    def __post_init__(self) -> None:
+        require(is_number(self.depth) and self.depth > 0, "depth is positive", self.depth)
+
+    def __call__(self, sample: Sample, key: int) -> Sample:
+        extra = sample.extra
+        if "box_center" not in extra or sample.boxes is None or sample.labels is None:
+            return sample
+        near = extra["box_center"][:, 2] <= self.depth
+        if near.all():
+            return sample
+        kept = {name: value[near] for name, value in extra.items() if name.startswith("box_")}
+        return sample.replace(boxes=sample.boxes[near], labels=sample.labels[near], extra={**extra, **kept})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class OtherRadar(Source):
+    """Scene samples, each with the radar returns of another one: a control experiment.
+
+    What a network gains from radar must vanish if it is trained and evaluated so.
+
+    source: scene samples.  key: which one gets whose; all are one ring, so that none gets its own.
+    """
+
+    source: SceneSource
+    key: int = 0
+
+    @property
+    def part_name(self) -> str:
+        """The part that the source reads."""
+        return self.source.part_name
+
+    def elsewhere(self, root: str, part: str) -> Self:
+        """The same of another folder, or another part of it."""
+        return replace(self, source=self.source.elsewhere(root, part), split=None, limit=None)
+
+    def token_of(self, index: int) -> str:
+        """The moment of a sample."""
+        kept = self.chosen()
+        return self.source.token_of(index if kept is None else int(kept[index]))
+
+    def open(self) -> NDArray[np.int64]:
+        """(n,) whose radar each sample gets. Raises DataError if there is only one."""
+        count = len(self.source)
+        if count < 2:
+            raise DataError(f"{self.source!r} has {count} sample: there is no other radar to give it")
+        ring = permutation(fold(self.key, "other radar"), count)
+        whose = np.empty(count, np.int64)
+        whose[ring] = np.roll(ring, 1)
+        return whose
+
+    def count(self) -> int:
+        return len(self.source)
+
+    def fetch(self, index: int) -> Sample:
+        sample, other = self.source.read(index), self.source.read(int(self.opened()[index]))
+        return sample.replace(extra={**sample.extra, "radar": other.extra["radar"]})
+
+    def classes(self) -> tuple[str, ...]:
+        known = getattr(self.source, "classes", None)
+        return tuple(known()) if callable(known) else ()
+
+    def check(self) -> list[str]:
+        look = getattr(self.source, "check", None)
+        return [*look(), f"{self!r}: a control experiment"] if callable(look) else []
+
+    def __repr__(self) -> str:
+        return f"OtherRadar({self.source!r})"

@@ -10,53 +10,64 @@ How much radar helps is measured with `proof`, its `task.radar=false`, and radar
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import cast
+
 from visloom.config import change
 from visloom.data.photometric import ColorJitter
-from visloom.data.scene3d import FlipScene, Frame
+from visloom.data.scene3d import FlipScene, Frame, OtherRadar, SceneSource, Within
+from visloom.data.town.ondisk import RidesOnDisk
 from visloom.data.town.rides import Rides
-from visloom.run import Clip, Eval, Host, How, Log, Optim, Run
-from visloom.schedule import Cosine, Warmup
+from visloom.run import Clip, Eval, Host, How, Log, Optim, Run, Save
+from visloom.schedule import OneCycle
 from visloom.stream import Ordered, Shuffled
 from visloom.tasks.fusion3d import DlaNet, Fusion3d
-from visloom.units import Epochs, Monitor, Steps
+from visloom.units import Monitor, Steps
 
 
 def rides() -> Run:
-    """Eight rides to train on, two to validate on; three epochs."""
+    """Thirty-two short rides to train on, four to validate on; a DLA of narrow levels, one torch thread."""
     return Run(
         name="rides",
         task=Fusion3d(
-            net=DlaNet(channels=(8, 8, 24, 32, 48, 64), levels=(1, 1, 1, 1, 1, 1), up="conv3"),
-            hidden=32,
-            speed=10.0,
+            net=DlaNet(channels=(8, 8, 16, 32, 64, 96), levels=(1, 1, 1, 1, 1, 1), up="conv3", stem=2),
+            hidden=64,
+            speed=2.0,
             expand=0.5,
-            shown=0.2,
+            slack=0.25,
+            weights={"depth": 0.1, "size": 0.1, "center": 0.25, "rotation": 0.5, "dims": 0.5},
+            slots=48,
+            shown=0.3,
             detections=50,
         ),
         train=Shuffled(
-            source=Rides(part="train", rides=8),
-            batch=8,
+            source=Rides(part="train", rides=32, moments=3),
+            batch=6,
             transform=(
+                Within(depth=60.0),
                 FlipScene(),
-                Frame(size=(128, 224), shift=0.05),
+                Frame(size=(128, 224)),
                 ColorJitter(brightness=0.2, contrast=0.2),
             ),
         ),
         evals={
             "val": Eval(
                 stream=Ordered(
-                    source=Rides(part="val", rides=2), batch=12, transform=(Frame(size=(128, 224)),)
+                    source=Rides(part="val", rides=4, moments=3),
+                    batch=12,
+                    transform=(Frame(size=(128, 224)),),
                 ),
                 every=None,
                 monitor=Monitor("max", "nds"),
             )
         },
-        length=Epochs(3),
-        optim=Optim(name="AdamW", lr=2e-3, weight_decay=1e-3),
-        schedule=Warmup(Cosine(), Steps(20)),
-        how=How(clip=Clip(norm=30.0)),
-        host=Host(threads=1),
-        log=Log(every=Steps(12)),
+        length=Steps(400),
+        optim=Optim(name="AdamW", lr=1e-2, weight_decay=0.01),
+        schedule=OneCycle(rise=0.2, final_div=100.0),
+        how=How(precision="fp32", clip=Clip(norm=30.0)),
+        host=Host(threads=1, workers=0),
+        save=Save(every=Steps(200)),
+        log=Log(every=Steps(20), images=6),
     )
 
 
@@ -66,12 +77,35 @@ def camera() -> Run:
 
 
 def permuted() -> Run:
-    """With the radar of another moment, in training and evaluation: it should help no more than none."""
-    edits = {"train.source.mixed_up": True, "evals.val.stream.source.mixed_up": True}
-    return change(rides(), {"name": "rides-permuted", **edits})
+    """With the radar of other pictures, in training and evaluation: it should help no more than none."""
+    return _permuted(rides(), "rides-permuted")
+
+
+def _permuted(run: Run, name: str) -> Run:
+    val = run.evals["val"].stream
+    assert isinstance(run.train, Shuffled) and isinstance(val, Ordered)
+    sources = {"train.source": run.train.source, "evals.val.stream.source": val.source}
+    edits = {path: OtherRadar(source=cast(SceneSource, source)) for path, source in sources.items()}
+    return change(run, {"name": name, **edits})
 
 
 def proof() -> Run:
-    """Forty rides, twenty epochs, for a learning proof."""
-    edits = {"train.source.rides": 40, "evals.val.stream.source.rides": 8, "length": Epochs(20)}
-    return change(rides(), {"name": "rides-proof", **edits})
+    """The learning proof: rides on disk as a nuScenes root, which is written on first use, and read as nuScenes is."""
+    disk = RidesOnDisk(train_rides=40, val_rides=10, moments=3)
+    edits = {
+        "name": "rides-proof",
+        "train.source": disk,
+        "evals.val.stream.source": replace(disk, scenes="town_val"),
+        "length": Steps(400),
+    }
+    return change(rides(), edits)
+
+
+def proof_camera() -> Run:
+    """The same without radar."""
+    return change(proof(), {"name": "rides-proof-camera", "task.radar": False})
+
+
+def proof_permuted() -> Run:
+    """The same with the radar of other pictures, in training and evaluation."""
+    return _permuted(proof(), "rides-proof-permuted")

@@ -324,7 +324,7 @@ class Rides(Source):
     """Rides through the town, one camera a sample (`visloom/data/scene3d.py`); nothing is on disk.
 
     rides: how many.  moments: of each, half a second apart; six samples a moment.  part: val and train share no ride.
-    height, width: of pictures.  radar: how the radars see.  mixed_up: radar of another moment, for control experiments.
+    height, width: of pictures.  radar: how the radars see.
     """
 
     part: str = "train"
@@ -333,7 +333,6 @@ class Rides(Source):
     height: int = 128
     width: int = 224
     radar: Radar = Radar()
-    mixed_up: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -402,11 +401,10 @@ class Rides(Source):
 
     def _radar(self, ride: Ride, moment: int, camera: str, pose: Array) -> Array:
         """Returns of the radars beside a camera, as `NuScenes` gives them."""
-        seen = (moment + self.moments // 2) % self.moments if self.mixed_up else moment
         back, parts = inverse(pose), []
         for channel in RADARS[camera]:
             matrix = back @ radar_pose(ride.origins[moment], channel)
-            parts.append(radar_rows(ride.returns[seen, channel], matrix, 0.0))
+            parts.append(radar_rows(ride.returns[moment, channel], matrix, 0.0))
         return np.concatenate(parts)
 
     def __repr__(self) -> str:
