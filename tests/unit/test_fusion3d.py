@@ -204,6 +204,41 @@ def test_slack_widens_the_window_with_distance():
         assert task.associated(heads, batch)[0, 0].max().item() == pytest.approx(expected, rel=1e-3)
 
 
+def test_cells_around_the_middle_learn_the_same_box():
+    """Own cells come first and are as without `spread`; neighbours inside the box point to the same places."""
+    sample, wide = scene(8, boxes=5), dataclasses.replace(SPEC, spread=1)
+    plain, more = (spec.collate([sample], 1).targets for spec in (SPEC, wide))
+    count, cells = int(plain.valid.sum()), int(more.valid.sum())
+    assert count == 5 < cells <= 9 * count
+    for name in plain._fields:
+        if name != "heat":
+            assert torch.equal(getattr(more, name)[:, :count], getattr(plain, name)[:, :count]), name
+    assert torch.equal(plain.heat, more.heat)
+    at = torch.stack([more.index[0] % 56, more.index[0] // 56], 1)[:cells]
+    for name in ("center", "offset"):
+        place = at + getattr(more, name)[0, :cells]
+        assert torch.cdist(place, place[:count]).min(1).values.max() < 1e-4, name
+    away = (at[:, None] - at[None, :count]).abs().max(2).values
+    assert (away[count:].min(1).values == 1).all()  # beside a box's own cell, and nobody's own
+    torch.manual_seed(3)
+    task = SPEC.build()
+    heat = [task(spec.collate([sample], 1)).terms["heat"].item() for spec in (SPEC, wide)]
+    assert heat[0] == heat[1]  # a neighbour is no peak
+    few = dataclasses.replace(wide, slots=7).collate([sample], 1).targets
+    assert int(few.valid.sum()) == 7
+
+
+def test_wider_gaussians_overlap_less():
+    sample = scene(9)
+    sums = [
+        float(dataclasses.replace(SPEC, overlap=overlap).collate([sample], 1).targets.heat.sum())
+        for overlap in (0.7, 0.3)
+    ]
+    assert sums[1] > sums[0]
+    with pytest.raises(ValueError, match="overlap lies"):
+        Fusion3d(overlap=1.0)
+
+
 def test_flip_test_of_a_symmetric_network_changes_nothing_of_a_symmetric_picture():
     """What the mirrored picture says comes back to the same cells: depth and score agree on both sides."""
     torch.manual_seed(1)

@@ -33,8 +33,9 @@ def layout_of(spec: Fusion3d, size: tuple[int, int]) -> Layout:
     )
     cells = size[0] // spec.stride, size[1] // spec.stride
     return Layout(
-        cells, spec.stride, len(spec.classes), groups, spec.slots, spec.expand, spec.slack, spec.compat
-    )
+        cells, spec.stride, len(spec.classes), groups, spec.slots, spec.expand, spec.slack, spec.overlap,
+        spec.spread, spec.compat,
+    )  # fmt: skip
 
 
 def collate(spec: Fusion3d, samples: Sequence[Sample], *, truth: bool) -> FusionBatch:

@@ -69,9 +69,13 @@ def heat_loss(raw: Tensor, targets: Targets) -> Tensor:
     """
     chance = raw.sigmoid().clamp(1e-4, 1 - 1e-4)
     away = (chance.neg().log1p() * chance**2 * (1 - targets.heat) ** 4).sum()
-    own = picked(chance, targets.index).gather(2, targets.label[..., None])[..., 0]  # (B, M)
-    near = (own.log() * (1 - own) ** 2 * targets.valid).sum()
-    return -(near + away) / counted(targets.valid.sum())
+    at = targets.label[..., None]
+    own = picked(chance, targets.index).gather(2, at)[..., 0]  # (B, M)
+    middle = targets.valid & (
+        picked(targets.heat, targets.index).gather(2, at)[..., 0] == 1
+    )  # not those around
+    near = (own.log() * (1 - own) ** 2 * middle).sum()
+    return -(near + away) / counted(middle.sum())
 
 
 def distance(found: Tensor, target: Tensor, known: Tensor, divide: Divisor) -> Tensor:

@@ -44,13 +44,16 @@ class Fusion3d:
     net: the trunk.  hidden: channels inside a head.
     classes, attributes: names.  groups: class -> beginning of the names of the attributes that it can have.
     radar: use it; off, all heads are primary.  velocity: predict it.
-    max_depth: metres beyond which radar is left out; radar features are divided by it.  speed: and their
-    velocities by it.
+    max_depth: metres beyond which radar is left out.  depth_scale, speed: what depth and velocities of radar features
+    are divided by; None is max_depth. A smaller scale is a louder radar beside the picture's features.
     pillar: height, width and length of a radar pillar, metres.  middle: share of a box that gets its radar features.
     expand: by how much the window of depths in which radar belongs to a box is wider than the box.  slack: and by which
     share of its depth; a box whose depth the camera guesses wrong by more than the window finds no radar.
+    overlap: a box moved to the edge of its Gaussian still overlaps itself by this much; less makes wider Gaussians.
+    spread: cells around the middle of a box that learn its values too; 0 is the original, 1 learns faster.
     detections: boxes per picture.  merge: where two cameras see one thing, keep the surer box.
-    weights: factors of losses by head.  slots: annotated boxes per picture at most.  prior: of the heat maps' bias.
+    weights: factors of losses by head.  slots: annotated boxes (cells, with `spread`) per picture at
+    most.  prior: of the heat maps' bias.
     flip_test: average with the mirrored picture in evaluation and prediction.
     rules: how an evaluation judges.  shown: least score of a drawn box.
     compat: the original's defects, one by one.
@@ -64,6 +67,7 @@ class Fusion3d:
     radar: bool = True
     velocity: bool = True
     max_depth: float = 60.0
+    depth_scale: float | None = None
     speed: float = 1.0
     pillar: tuple[float, float, float] = (1.5, 0.2, 0.2)
     expand: float = 0.0
@@ -73,6 +77,8 @@ class Fusion3d:
     merge: bool = True
     weights: Mapping[str, float] = field(default_factory=lambda: {"size": 0.1})
     slots: int = 128
+    overlap: float = 0.7
+    spread: int = 0
     prior: float = -4.6
     normalise: Normalise | Literal["net"] = "net"
     flip_test: bool = False
@@ -90,8 +96,15 @@ class Fusion3d:
             raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
         if self.hidden < 1 or self.detections < 1 or self.slots < 1:
             raise ValueError("hidden, detections and slots are at least 1")
-        if self.max_depth <= 0 or self.speed <= 0 or not 0 < self.middle <= 1:
-            raise ValueError("max_depth and speed are positive, middle lies in (0, 1]")
+        if (
+            self.max_depth <= 0
+            or self.speed <= 0
+            or (self.depth_scale or 1.0) <= 0
+            or not 0 < self.middle <= 1
+        ):
+            raise ValueError("max_depth, depth_scale and speed are positive, middle lies in (0, 1]")
+        if self.spread < 0 or not 0 < self.overlap < 1:
+            raise ValueError("spread is not negative, overlap lies between 0 and 1")
         if self.expand < 0 or self.slack < 0:
             raise ValueError("expand and slack are not negative")
         known = {name for head in self.outputs() for name in head}
@@ -134,7 +147,7 @@ class Fusion3d:
     @property
     def radar_scale(self) -> tuple[float, float, float]:
         """What depth and velocities of radar features are divided by."""
-        return self.max_depth, self.speed, self.speed
+        return self.depth_scale or self.max_depth, self.speed, self.speed
 
     @property
     def palette(self) -> tuple[Colour, ...]:

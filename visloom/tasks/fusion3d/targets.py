@@ -27,6 +27,7 @@ class Layout:
     """What shapes the targets: the maps' (height, width), input pixels per cell, counts of classes, attributes, slots.
 
     groups: for each attribute, which attributes exclude each other with it: (A, A) bool as rows.
+    overlap: see `gaussian_radius`.  spread: cells around the middle of a box that learn what its middle learns.
     expand, slack: shares of a box's extent and of its depth by which the window of depths in which radar belongs to it
     is widened.
     """
@@ -38,6 +39,8 @@ class Layout:
     slots: int
     expand: float
     slack: float
+    overlap: float
+    spread: int
     compat: Compat
 
 
@@ -82,8 +85,13 @@ def targets(sample: Sample, layout: Layout) -> dict[str, Array]:
     cell = np.minimum(middle.astype(np.int64), (width - 1, height - 1))
     size = boxes[:, 2:] - boxes[:, :2]
     for (x, y), (wide, high), label in zip(cell.tolist(), size.tolist(), labels.tolist(), strict=True):
-        radius = max(0, int(gaussian_radius(math.ceil(high), math.ceil(wide))))
+        radius = max(0, int(gaussian_radius(math.ceil(high), math.ceil(wide), layout.overlap)))
         draw_gaussian(made["heat"][label], x, y, radius)
+    if layout.spread:
+        which, cell = around(cell, middle, size, layout)
+        count, rows, labels = len(which), rows[which], labels[which]
+        boxes, size, middle = boxes[which], size[which], middle[which]
+        centre, dims, yaw = centre[which], dims[which], yaw[which]
     seen = project(sample.calib, centre)[:, :2] / layout.stride
     alpha = _alpha(extra, rows, centre, yaw, layout.compat)
     velocity = extra["box_velocity"][rows]
@@ -110,6 +118,28 @@ def targets(sample: Sample, layout: Layout) -> dict[str, Array]:
         made["attribute"][slot, attribute[slot]] = 1
         made["attribute_known"][slot] = groups[attribute[slot]]
     return made
+
+
+def around(cell: Array, middle: Array, size: Array, layout: Layout) -> tuple[Array, Array]:
+    """Cells that learn a box: its own, then its neighbours inside the box that are no box's own.
+
+    A peak is seldom in exactly the right cell at first; where its neighbours were trained too it still says where the
+    box is (Liu et al. 2020, "Training-Time-Friendly Network", section 3.3).
+
+    Args:
+        cell: (N, 2) column and row of the middles.  middle, size: (N, 2) of the 2D boxes, in cells.
+    Returns:
+        Numbers of the boxes (M,) and their cells (M, 2), the N own ones first; no more than there are slots.
+    """
+    near = range(-layout.spread, layout.spread + 1)
+    steps = np.array([(x, y) for y in near for x in near if x or y])
+    beside = cell[:, None] + steps  # (N, S, 2)
+    inside = (np.abs(beside + 0.5 - middle[:, None]) < size[:, None] / 2).all(-1)
+    inside &= (beside >= 0).all(-1) & (beside < layout.size[::-1]).all(-1)
+    inside &= ~(beside[:, :, None] == cell).all(-1).any(-1)
+    box, step = np.nonzero(inside)
+    which = np.concatenate([np.arange(len(cell)), box])[: layout.slots]
+    return which, np.concatenate([cell, beside[box, step]])[: layout.slots]
 
 
 def _alpha(extra: dict[str, Any], rows: Array, centre: Array, yaw: Array, compat: Compat) -> Array:
