@@ -245,7 +245,12 @@ def test_an_evaluation_leaves_a_summary_a_submission_curves_and_pictures(trained
     tokens = list(dict.fromkeys(RIDES.token_of(i) for i in range(12)))
     assert len(read_submission(place / "results.json", tokens, CLASSES, ATTRIBUTES)) == 2
     drawn = sorted(path.name for path in (place / "pictures").glob("*.png"))
-    assert drawn == ["sample-01.png", "sample-02.png", "sample-03.png", "worst-01.png"]  # moments, then a camera
+    assert drawn == [
+        "sample-01.png",
+        "sample-02.png",
+        "sample-03.png",
+        "worst-01.png",
+    ]  # moments, then a camera
     assert not list(place.glob(".*"))
     report = (run / "report.html").read_text()
     assert "Precision by recall, within 2 m" in report or "curves" not in told["tables"]
