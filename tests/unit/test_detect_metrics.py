@@ -379,3 +379,23 @@ def test_any_division_among_processes_merges_to_the_same_bits(make):
     merged.merge([part.state() for part in reversed(parts)])
     assert repr(merged.compute()) == repr(whole.compute())  # NaN is not equal to itself
     assert merged.tables() == whole.tables()
+
+
+def _count_again(metric, answers):
+    metric._counted = None
+    answers.put(metric.compute()["ap50"])
+
+
+def test_a_process_forked_after_an_evaluation_counts_too():
+    """Ranks that a test or a launcher forks, say: the library's threads are gone there, so a new process counts."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no fork here")
+    metric = coco([HALF])
+    here = metric.compute()["ap50"]
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=_count_again, args=(metric, answers))
+    child.start()
+    assert answers.get(timeout=60) == here
+    child.join(60)
+    assert child.exitcode == 0

@@ -3,12 +3,15 @@
 Pictures are rows of a table keyed by sample id: any division among processes merges to the same numbers. hotcoco
 (Rust, pycocotools' numbers to the last bit, some fifty times faster) matches and accumulates once, at the end. It is
 called in the process that evaluates and nowhere else: its threads are lost where a process forks, and a data worker
-that called it would wait for ever.
+that called it would wait for ever. A process that was forked from one that had counted asks a new one to count.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -189,23 +192,47 @@ class CocoPrecision:
         return self._counted
 
     def _count(self, kind: str, rows: Sequence[Row]) -> Counted:
-        from hotcoco import COCO, COCOeval
+        given = (self.classes, self.sigmas, kind, rows)
+        if not _threads.lost:
+            return count(*given)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            return fresh.submit(count, *given).result()
 
-        truth = COCO({
-            "images": [
-                {"id": number, "height": row.size[0], "width": row.size[1]} for number, row in enumerate(rows, 1)
-            ],
-            "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes, 1)],
-            "annotations": [{"id": number, **entry} for number, entry in enumerate(_truths(kind, rows), 1)],
-        })  # fmt: skip
-        evaluator = COCOeval(truth, truth.load_res(list(_results(kind, rows))), _KINDS[kind])
-        if kind == "keypoints":
-            evaluator.params.kpt_oks_sigmas = list(self.sigmas)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        found = evaluator.eval
-        assert found is not None
-        return Counted(found["precision"], found["recall"], tuple(evaluator.params.max_dets))
+
+class _Threads:
+    """Whether the library's threads run in this process, or were lost when it was forked."""
+
+    started = lost = False
+
+    def forked(self) -> None:
+        self.lost = self.started
+
+
+_threads = _Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.forked)
+
+
+def count(classes: Sequence[str], sigmas: Sequence[float], kind: str, rows: Sequence[Row]) -> Counted:
+    """COCO's tables of one kind, by the library."""
+    from hotcoco import COCO, COCOeval
+
+    _threads.started = True
+    truth = COCO({
+        "images": [
+            {"id": number, "height": row.size[0], "width": row.size[1]} for number, row in enumerate(rows, 1)
+        ],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(classes, 1)],
+        "annotations": [{"id": number, **entry} for number, entry in enumerate(_truths(kind, rows), 1)],
+    })  # fmt: skip
+    evaluator = COCOeval(truth, truth.load_res(list(_results(kind, rows))), _KINDS[kind])
+    if kind == "keypoints":
+        evaluator.params.kpt_oks_sigmas = list(sigmas)
+    evaluator.evaluate()
+    evaluator.accumulate()
+    found = evaluator.eval
+    assert found is not None
+    return Counted(found["precision"], found["recall"], tuple(evaluator.params.max_dets))
 
 
 def _numbers(kind: str) -> Iterator[tuple[str, Any, bool]]:
