@@ -1,6 +1,6 @@
 """Rides through the embedded town: six cameras, five radars, things that move. No data set, no download.
 
-    visloom train rides                     a narrow network at 128x224, 400 steps
+    visloom train rides                     a narrow network at 128x224, 300 steps
     visloom train rides:camera              the same without radar
     visloom train rides:permuted            radar of other pictures: a control
     visloom train rides:proof               600 steps on rides that are written to disk as a nuScenes root
@@ -66,12 +66,12 @@ def rides() -> Run:
                 monitor=Monitor("max", "nds"),
             )
         },
-        length=Steps(400),
+        length=Steps(300),
         optim=Optim(name="AdamW", lr=1e-2, weight_decay=0.01),
         schedule=OneCycle(rise=0.2, final_div=100.0),
         how=How(precision="fp32", clip=Clip(norm=30.0), channels_last=True),
         host=Host(threads=1, workers=0),
-        save=Save(every=Steps(200)),
+        save=Save(every=Steps(150)),
         log=Log(every=Steps(20), images=6),
     )
 
