@@ -115,7 +115,8 @@ def test_killed_while_the_best_one_changes(tmp_path, point):
 def test_killed_at_random_moments(tmp_path):
     """40 kills of one that saves without end; each next one goes on from what it finds."""
     draw = random.Random(0)
-    last, inside, patience = 0, 0, 1  # a life is twice as long after one that saved nothing: the machine is busy
+    last, inside = 0, 0
+    patience = 1  # a life is twice as long after one that saved nothing: the machine is busy
     for _ in range(40):
         background = draw.random() < 0.5
         pid = os.fork()
