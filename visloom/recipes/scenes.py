@@ -11,40 +11,25 @@
 from __future__ import annotations
 
 from visloom.config import change
-from visloom.data.photometric import ColorJitter
-from visloom.data.scene3d import FlipScene, Frame
 from visloom.data.scenes import Scenes
-from visloom.run import Clip, Eval, How, Optim, Run, Save
-from visloom.schedule import Cosine, Multistep, Warmup
-from visloom.stream import Ordered, Shuffled
+from visloom.recipes.nuscenes import nuscenes
+from visloom.run import Clip, How, Optim, Run
+from visloom.schedule import Cosine, Warmup
 from visloom.tasks.fusion3d import DlaNet, Fusion3d
-from visloom.units import Epochs, Monitor, Steps
+from visloom.units import Epochs, Steps
 
 
 def scenes() -> Run:
-    """DLA-34 on pictures 800 pixels wide, as `nuscenes`: batch 32, Adam 2.5e-4, 60 epochs, a tenth for the last ten."""
-    return Run(
-        name="scenes",
-        task=Fusion3d(classes=(), attributes=()),
-        train=Shuffled(
-            source=Scenes(part="train"),
-            batch=32,
-            transform=(
-                FlipScene(),
-                Frame(size=(448, 800), shift=0.1),
-                ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
-            ),
-        ),
-        evals={
-            "val": Eval(
-                stream=Ordered(source=Scenes(part="val"), batch=32, transform=(Frame(size=(448, 800)),)),
-                monitor=Monitor("max", "nds"),
-            )
+    """The recipe `nuscenes` on data of one's own: DLA-34 on pictures 800 pixels wide, batch 32, 60 epochs."""
+    return change(
+        nuscenes(),
+        {
+            "name": "scenes",
+            "task": Fusion3d(classes=(), attributes=()),
+            "train.source": Scenes(part="train"),
+            "evals.val.stream.source": Scenes(part="val"),
+            "save.milestones": Epochs(10),
         },
-        length=Epochs(60),
-        optim=Optim(name="Adam", lr=2.5e-4),
-        schedule=Multistep((Epochs(50),), gamma=0.1),
-        save=Save(every=Epochs(1), milestones=Epochs(10)),
     )
 
 
