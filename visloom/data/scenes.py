@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from visloom.data.images import check_header, read_image
 from visloom.data.layout import Layout, head, some
 from visloom.data.nuscenes.pcd import read_pcd, usable
-from visloom.data.nuscenes.source import in_camera, truth_of
+from visloom.data.scene_sample import scene_sample
 from visloom.data.scenes_file import FORM, PARTS, Moment, SceneFile, Sweep, read_scenes
 from visloom.data.space import inverse, move
 from visloom.errors import DataError
@@ -143,32 +143,21 @@ class Scenes(Source):
         radar, notes = _radar(
             opened.root, [s for r in camera.radars for s in moment.radar.get(r, ())], camera.pose
         )
-        scene = {
-            "token": np.array([moment.id]),
-            "origin": moment.pose[None, :2, 3],
-            **(moment.boxes or _NO_BOXES),
-        }
-        boxes = in_camera(scene, 0, pose, lens, image.shape[:2], drop=self.hidden == "drop")
-        return Sample(
-            id=f"{moment.id}/{name}",
+        scene = {"token": [moment.id], "origin": moment.pose[None, :2, 3], **(moment.boxes or _NO_BOXES)}
+        return scene_sample(
+            scene,
+            0,
+            name=f"{moment.id}/{name}",
             image=image,
-            boxes=boxes.pop("boxes").astype(np.float32),
-            labels=boxes.pop("labels"),
-            calib=lens,
+            lens=lens,
+            pose=pose,
+            radar=radar,
+            camera=name,
             notes=notes,
-            extra={
-                "radar": radar,
-                "lens": lens,
-                "picture": image.shape[:2],
-                "pose": pose,
-                "token": moment.id,
-                "camera": name,
-                "mirrored": False,
-                "truth": truth_of(scene, 0) if moment.boxes is not None else None,
-                "vehicle": moment.pose,
-                "attributes": opened.scenes.attributes,
-                **boxes,
-            },
+            drop=self.hidden == "drop",
+            annotated=moment.boxes is not None,
+            vehicle=moment.pose,
+            attributes=opened.scenes.attributes,
         )
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ from visloom.data.images import read_image
 from visloom.data.layout import Layout, head, some
 from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES
 from visloom.data.nuscenes.source import cache_folder
+from visloom.data.scene_sample import joined
 from visloom.data.space import about_z, move
 from visloom.data.truth import Truth, WorldBoxes
 from visloom.errors import DataError
@@ -127,28 +128,18 @@ class Converted(Source):
         rows = slice(*at["box_start"][index : index + 2].tolist())
         radar = np.array(opened.radar[slice(*at["radar_start"][index : index + 2].tolist())])
         lens, pose = at["calib"][index], at["pose"][index]
-        return Sample(
-            id=Path(str(at["picture_file"][index])).stem,
+        names = ("center", "dims", "yaw", "velocity", "attribute", "alpha")
+        boxes = {"boxes": at["box_framed"][rows], "labels": at["box_label"][rows]}
+        return joined(
+            {**boxes, **{f"box_{name}": at[f"box_{name}"][rows] for name in names}},
+            name=Path(str(at["picture_file"][index])).stem,
             image=image,
-            boxes=at["box_framed"][rows].astype(np.float32),
-            labels=at["box_label"][rows],
-            calib=lens,
-            extra={
-                "radar": np.hstack([radar, np.zeros((len(radar), 1), np.float32)]),
-                "lens": lens,
-                "picture": image.shape[:2],
-                "pose": pose,
-                "token": str(at["token"][index]),
-                "camera": CAMERAS[int(at["camera"][index])],
-                "mirrored": False,
-                "truth": _truth(at, index),
-                "box_center": at["box_center"][rows],
-                "box_dims": at["box_dims"][rows],
-                "box_yaw": at["box_yaw"][rows],
-                "box_velocity": at["box_velocity"][rows],
-                "box_attribute": at["box_attribute"][rows],
-                "box_alpha": at["box_alpha"][rows],
-            },
+            lens=lens,
+            pose=pose,
+            radar=np.hstack([radar, np.zeros((len(radar), 1), np.float32)]),
+            token=str(at["token"][index]),
+            camera=CAMERAS[int(at["camera"][index])],
+            truth=_truth(at, index),
         )
 
     def __repr__(self) -> str:

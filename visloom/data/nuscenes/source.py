@@ -16,9 +16,8 @@ from visloom.data.layout import Layout
 from visloom.data.nuscenes.names import CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
 from visloom.data.nuscenes.pcd import read_pcd, usable
 from visloom.data.nuscenes.tables import SWEEPS, Index, cached_file, convert, scene_names, version_of
-from visloom.data.scene3d import seen_boxes, uncovered
-from visloom.data.space import inverse, move, rotation_matrix, wrap
-from visloom.data.truth import Truth, WorldBoxes
+from visloom.data.scene_sample import scene_sample
+from visloom.data.space import inverse, move
 from visloom.errors import DataError
 from visloom.sample import Sample
 from visloom.source import Source
@@ -143,25 +142,17 @@ class NuScenes(Source):
         image = read_image(opened.root / str(scene["picture_file"][row]))
         lens = np.hstack([scene["intrinsic"][row], np.zeros((3, 1))])
         radar, notes = self._radar(opened.root, scene, moment, camera, pose)
-        boxes = in_camera(scene, moment, pose, lens, image.shape[:2], drop=self.hidden == "drop")
-        return Sample(
-            id=Path(str(scene["picture_file"][row])).stem,
+        return scene_sample(
+            scene,
+            moment,
+            name=Path(str(scene["picture_file"][row])).stem,
             image=image,
-            boxes=boxes.pop("boxes").astype(np.float32),
-            labels=boxes.pop("labels"),
-            calib=lens,
+            lens=lens,
+            pose=pose,
+            radar=radar,
+            camera=camera,
             notes=notes,
-            extra={
-                "radar": radar,
-                "lens": lens,
-                "picture": image.shape[:2],
-                "pose": pose,
-                "token": str(scene["token"][moment]),
-                "camera": camera,
-                "mirrored": False,
-                "truth": truth_of(scene, moment),
-                **boxes,
-            },
+            drop=self.hidden == "drop",
         )
 
     def _radar(
@@ -222,74 +213,6 @@ def radar_rows(returns: Array, matrix: Array, age: float) -> NDArray[np.float32]
     turned = speed @ matrix[:3, :3].T
     rows = [move(matrix, points), turned[:, [0, 2]], returns["rcs"][:, None], np.full((len(returns), 1), age)]
     return np.concatenate(rows, 1).astype(np.float32)
-
-
-def in_camera(
-    scene: dict[str, Array], moment: int, pose: Array, lens: Array, size: tuple[int, int], *, drop: bool
-) -> dict[str, Array]:
-    """The boxes that a camera sees, in its frame: the fields of a scene sample."""
-    rows = np.flatnonzero((scene["box_moment"] == moment) & (scene["box_label"] >= 0))
-    back = inverse(pose)
-    center = move(back, scene["box_center"][rows])
-    dims = scene["box_size"][rows][:, [2, 0, 1]]
-    front = rotation_matrix(scene["box_rotation"][rows])[..., 0] @ back[:3, :3].T
-    return camera_boxes(
-        lens,
-        size,
-        center=center,
-        dims=dims,
-        yaw=-np.arctan2(front[:, 2], front[:, 0]),
-        velocity=scene["box_velocity"][rows] @ back[:3, :3].T,
-        attribute=scene["box_attribute"][rows],
-        labels=scene["box_label"][rows],
-        drop=drop,
-    )
-
-
-def camera_boxes(
-    lens: Array, size: tuple[int, int], *, center: Array, dims: Array, yaw: Array, velocity: Array, attribute: Array,
-    labels: Array, drop: bool,
-) -> dict[str, Array]:  # fmt: skip
-    """Frame boxes in a picture and keep those that it shows: "boxes", "labels" and the "box_" fields of a scene sample.
-
-    drop: leave out what a nearer box covers.
-    """
-    boxes, shown = seen_boxes(lens, size, center, dims, yaw)
-    rows = np.flatnonzero(shown)
-    if drop and len(rows):
-        rows = rows[uncovered(boxes[rows], center[rows, 2], dims[rows])]
-    middle = (boxes[rows, 0] + boxes[rows, 2]) / 2
-    return {
-        "boxes": boxes[rows],
-        "labels": labels[rows].astype(np.int64),
-        "box_center": center[rows],
-        "box_dims": dims[rows],
-        "box_yaw": yaw[rows],
-        "box_velocity": velocity[rows],
-        "box_attribute": attribute[rows].astype(np.int64),
-        "box_alpha": wrap(yaw[rows] - np.arctan2(middle - lens[0, 2], lens[0, 0])),
-    }
-
-
-def truth_of(scene: dict[str, Array], moment: int) -> Truth:
-    """What is annotated at a moment."""
-    at = scene["box_moment"] == moment
-
-    def pick(which: Array) -> WorldBoxes:
-        rows = np.flatnonzero(at & which)
-        return WorldBoxes(
-            label=scene["box_label"][rows],
-            center=scene["box_center"][rows],
-            size=scene["box_size"][rows],
-            rotation=scene["box_rotation"][rows],
-            velocity=scene["box_velocity"][rows][:, :2],
-            attribute=scene["box_attribute"][rows],
-            score=np.full(len(rows), -1.0),
-            points=scene["box_points"][rows],
-        )
-
-    known = scene["box_label"] >= 0
-    return Truth(str(scene["token"][moment]), scene["origin"][moment], pick(known), pick(~known))
 
 
 def recognise(folder: Path) -> Layout | None:

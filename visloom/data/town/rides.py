@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
 from visloom.data.nuscenes.pcd import DTYPE
-from visloom.data.nuscenes.source import in_camera, radar_rows, truth_of
+from visloom.data.nuscenes.source import radar_rows
+from visloom.data.scene_sample import scene_sample
 from visloom.data.space import about_z, inverse, transform
 from visloom.data.town.dress import dress
 from visloom.data.town.render import render
@@ -379,24 +380,15 @@ class Rides(Source):
         moment, at = divmod(row, len(CAMERAS))
         pose, camera = ride.arrays["pose"][row], CAMERAS[at]
         lens = np.hstack([ride.arrays["intrinsic"][row], np.zeros((3, 1))])
-        boxes = in_camera(ride.arrays, moment, pose, lens, (self.height, self.width), drop=True)
-        return Sample(
-            id=f"{self.part}-{number:04d}-{moment:02d}-{camera}",
+        return scene_sample(
+            ride.arrays,
+            moment,
+            name=f"{self.part}-{number:04d}-{moment:02d}-{camera}",
             image=ride.images[row],
-            boxes=boxes.pop("boxes").astype(np.float32),
-            labels=boxes.pop("labels"),
-            calib=lens,
-            extra={
-                "radar": self._radar(ride, moment, camera, pose),
-                "lens": lens,
-                "picture": (self.height, self.width),
-                "pose": pose,
-                "token": str(ride.arrays["token"][moment]),
-                "camera": camera,
-                "mirrored": False,
-                "truth": truth_of(ride.arrays, moment),
-                **boxes,
-            },
+            lens=lens,
+            pose=pose,
+            radar=self._radar(ride, moment, camera, pose),
+            camera=camera,
         )
 
     def _radar(self, ride: Ride, moment: int, camera: str, pose: Array) -> Array:
