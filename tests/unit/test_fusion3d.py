@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fusion import NARROW, heads_of
+from visloom.data.nuscenes.names import ATTRIBUTES
 from visloom.data.scene3d import FlipScene, Frame, Within
 from visloom.data.space import project
 from visloom.errors import ConfigError, DataError
@@ -287,6 +288,10 @@ def test_bad_input_is_named():
         SPEC.collate([scene(0), scene(1, size=(160, 224))], 1)
     with pytest.raises(DataError, match="no scene sample"):
         SPEC.collate([Sample(id="x", image=np.zeros((32, 32, 3), np.uint8))], 1)
+    sample = scene(0)
+    sample.extra |= {"attributes": ATTRIBUTES, "truth": object()}
+    with pytest.raises(DataError, match=r"the data have the attributes \['cycle.with_rider'"):
+        dataclasses.replace(SPEC, attributes=("vehicle.moving",)).collate([sample], 1)
     with pytest.raises(ValueError, match="multiples of 32"):
         Frame(size=(100, 200))
     with pytest.raises(ValueError, match="weights for nothing"):

@@ -33,6 +33,7 @@ from visloom.run import Eval, Host, Log, Optim, Rule, Run
 from visloom.saved import evaluate
 from visloom.stream import Ordered, Shuffled
 from visloom.tasks.fusion3d import Fusion3d
+from visloom.tasks.fusion3d.draw import span
 from visloom.tasks.fusion3d.nds import ERRORS
 from visloom.tasks.fusion3d.panorama import heading_of, in_rows, panorama
 from visloom.tasks.fusion3d.world import read_submission, to_world
@@ -179,13 +180,30 @@ def test_boxes_are_drawn_where_they_are():
     )
     side = drawn.shape[1] - 1452
     assert abs(above[:, 1].mean() - 1452 - side / 2) < 3
-    assert abs(side / 2 - above[:, 0].mean() - 12 * 0.48 * side / 60) < 3
+    assert (
+        abs(side / 2 - above[:, 0].mean() - 12 * 0.48 * side / 20) < 3
+    )  # a box at 12 m: the view reaches 20
     assert (
         dataclasses.replace(spec, shown=1.1)
         and not (np.asarray(panorama(dataclasses.replace(spec, shown=1.1), grey, box))[:-30] == (255, 0, 0))
         .all(-1)
         .any()
     )
+
+
+def test_the_view_from_above_reaches_as_far_as_there_is_something():
+    def at(*metres):
+        corners = np.array([[1.0, 1], [1, -1], [-1, -1], [-1, 1]])
+        return np.array([corners + np.array([0, far]) for far in metres])
+
+    nothing = at()[:0].reshape(0, 4, 2)
+    assert span((nothing, nothing), 60.0) == 60.0  # radar alone
+    assert span((at(3.0), nothing), 60.0) == 20.0
+    assert span((at(5.0, 12.0), at(31.0, 33.0, 38.0)), 60.0) == 40.0
+    assert (
+        span((at(*[25.0] * 19, 300.0), nothing), 60.0) == 30.0
+    )  # one far off does not make all others small
+    assert span((at(90.0), at(80.0)), 60.0) == 60.0
 
 
 # ------------------------------------------------------------------------------------------------- evaluation

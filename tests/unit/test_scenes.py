@@ -246,6 +246,12 @@ def test_attributes_of_the_task_are_those_of_the_data(folder):
     ):
         spec.collate([source.read(0)], None)
     assert Fusion3d(classes=("car", "person"), attributes=()).collate([source.read(0)], None)
+    made = whole()
+    del made["attributes"]
+    for moment in made["moments"]:
+        del moment["boxes"]
+    (folder / "scenes.json").write_text(json.dumps(made))  # nobody looked: it can be predicted
+    assert spec.collate([Scenes(root=str(folder), unlabeled="keep").read(0)], None)
 
 
 def test_a_nuscenes_root_written_in_this_form_gives_the_same_samples(shared, tmp_path):

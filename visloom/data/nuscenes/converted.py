@@ -140,6 +140,7 @@ class Converted(Source):
             token=str(at["token"][index]),
             camera=CAMERAS[int(at["camera"][index])],
             truth=_truth(at, index),
+            attributes=ATTRIBUTES,
         )
 
     def __repr__(self) -> str:

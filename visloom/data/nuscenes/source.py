@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from visloom.data.images import read_image
 from visloom.data.layout import Layout
-from visloom.data.nuscenes.names import CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
+from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
 from visloom.data.nuscenes.pcd import read_pcd, usable
 from visloom.data.nuscenes.tables import SWEEPS, Index, cached_file, convert, scene_names, version_of
 from visloom.data.scene_sample import scene_sample
@@ -153,6 +153,7 @@ class NuScenes(Source):
             camera=camera,
             notes=notes,
             drop=self.hidden == "drop",
+            attributes=ATTRIBUTES,
         )
 
     def _radar(

@@ -389,6 +389,7 @@ class Rides(Source):
             pose=pose,
             radar=self._radar(ride, moment, camera, pose),
             camera=camera,
+            attributes=ATTRIBUTES,
         )
 
     def _radar(self, ride: Ride, moment: int, camera: str, pose: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,17 @@ def wires(pen: Any, calib: Array, solids: Array, colours: Any, width: int) -> No
                 pen.line((*start, *end), fill=tuple(colour), width=width)
 
 
+def span(feet: Sequence[Array], most: float) -> float:
+    """Metres that a view from above reaches: nine of ten boxes, in tens, at least 20 and no more than `most`.
+
+    feet: corners on the ground, (N, 4, 2) from the viewer, of boxes that were found and that are annotated.
+    """
+    away = np.concatenate([np.hypot(each[..., 0], each[..., 1]).mean(1) for each in feet])  # (N,)
+    if not len(away):
+        return most
+    return float(min(most, max(20.0, 10.0 * np.ceil(np.quantile(away, 0.9) / 10))))
+
+
 @dataclass(frozen=True)
 class Ground:
     """The ground from above, in metres to the right and ahead: a square of `side` pixels.
@@ -182,21 +193,23 @@ class Ground:
 
 
 def _from_above(spec: Fusion3d, row: Mapping[str, Array], truth: Sample | None, side: int) -> Image:
-    """What lies before the camera, seen from above: the camera at the bottom, `max_depth` metres to the top."""
+    """What lies before the camera, seen from above: the camera at the bottom, ahead of it is up."""
     from PIL import Image as Images
     from PIL import ImageDraw
 
     sheet = Images.new("RGB", (side, side), PAPER)
-    ground = Ground(ImageDraw.Draw(sheet), (side / 2, side * 0.97), 0.94 * side / spec.max_depth)
-    ground.rings(spec.max_depth, 200, 340)
-    if truth is not None:
-        radar = truth.extra.get("radar", np.zeros((0, 5)))
-        ground.radar(radar[(radar[:, 2] > 0) & (radar[:, 2] <= spec.max_depth)][:, [0, 2, 3, 4]])
-        extra = truth.extra
-        if "box_center" in extra:
-            feet = corners(extra["box_center"], extra["box_dims"], extra["box_yaw"])[:, :4, [0, 2]]
-            ground.boxes(feet, extra["box_velocity"][:, [0, 2]], [TRUTH] * len(feet), 1)
-    colours = [spec.palette[int(label)] for label in row["label"]]
     feet = corners(row["center"], row["dims"], row["yaw"])[:, :4, [0, 2]]
+    extra = {} if truth is None else truth.extra
+    true = np.zeros((0, 4, 2))
+    if "box_center" in extra:
+        true = corners(extra["box_center"], extra["box_dims"], extra["box_yaw"])[:, :4, [0, 2]]
+    reach = span((feet, true), spec.max_depth)
+    ground = Ground(ImageDraw.Draw(sheet), (side / 2, side * 0.97), 0.94 * side / reach)
+    ground.rings(reach, 200, 340)
+    radar = extra.get("radar", np.zeros((0, 5)))
+    ground.radar(radar[(radar[:, 2] > 0) & (radar[:, 2] <= reach)][:, [0, 2, 3, 4]])
+    if len(true):
+        ground.boxes(true, extra["box_velocity"][:, [0, 2]], [TRUTH] * len(true), 1)
+    colours = [spec.palette[int(label)] for label in row["label"]]
     ground.boxes(feet, row["velocity"][:, [0, 2]], colours, 2)
     return sheet

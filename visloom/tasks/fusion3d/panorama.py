@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visloom.data.space import inverse, project, world_corners
-from visloom.tasks.fusion3d.draw import PAPER, TRUTH, Ground, depth_colour, wires
+from visloom.tasks.fusion3d.draw import PAPER, TRUTH, Ground, depth_colour, span, wires
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,22 +142,24 @@ def _above(
 
     sheet = Images.new("RGB", (side, side), PAPER)
     origin, forward = car
-    ground = Ground(ImageDraw.Draw(sheet), (side / 2, side / 2), 0.48 * side / spec.max_depth)
-    ground.rings(spec.max_depth, 0, 360)
     to_car = np.array(
         [[np.sin(forward), -np.cos(forward)], [np.cos(forward), np.sin(forward)]]
     )  # right, ahead
+    solids, velocity, colours = found
+    feet = (solids[:, :4, :2] - origin[:2]) @ to_car.T
+    real = (true[0][:, :4, :2] - origin[:2]) @ to_car.T
+    reach = span((feet, real), spec.max_depth)
+    ground = Ground(ImageDraw.Draw(sheet), (side / 2, side / 2), 0.48 * side / reach)
+    ground.rings(reach, 0, 360)
     for view in views:
         pose, radar = np.asarray(view.extra["pose"]), view.extra["radar"].astype(np.float64)
-        radar = radar[(radar[:, 2] > 0) & (np.hypot(radar[:, 0], radar[:, 2]) <= spec.max_depth)]
+        radar = radar[(radar[:, 2] > 0) & (np.hypot(radar[:, 0], radar[:, 2]) <= reach)]
         place = radar[:, :3] @ pose[:3, :3].T + pose[:3, 3] - origin
         speed = radar[:, [3]] * pose[:3, 0] + radar[:, [4]] * pose[:3, 2]
         ground.radar(np.concatenate([place[:, :2] @ to_car.T, speed[:, :2] @ to_car.T], 1))
-    solids, velocity, colours = found
     if true[1] is not None:
-        feet = (true[0][:, :4, :2] - origin[:2]) @ to_car.T
-        ground.boxes(feet, true[1].velocity @ to_car.T, [TRUTH] * len(feet), 1)
-    ground.boxes((solids[:, :4, :2] - origin[:2]) @ to_car.T, velocity @ to_car.T, colours, 2)
+        ground.boxes(real, true[1].velocity @ to_car.T, [TRUTH] * len(real), 1)
+    ground.boxes(feet, velocity @ to_car.T, colours, 2)
     return sheet
 
 

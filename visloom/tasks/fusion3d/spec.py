@@ -181,8 +181,8 @@ class Fusion3d:
         return collate(self, samples, truth=key is None)
 
     def _check_attributes(self, sample: Sample) -> None:
-        """Raise DataError where the data number their attributes otherwise."""
-        theirs = sample.extra.get("attributes")
+        """Raise DataError where annotated data number their attributes otherwise; to be predicted, they may."""
+        theirs = sample.extra.get("attributes") if sample.extra.get("truth") is not None else None
         if self.attributes and theirs is not None and tuple(theirs) != self.attributes:
             raise DataError(
                 f"sample {sample.id!r}: the data have the attributes {list(theirs)}, task.attributes "

@@ -46,78 +46,89 @@ class Layout:
 
 def targets(sample: Sample, layout: Layout) -> dict[str, Array]:
     """The targets of one sample, by the names of `Targets`, without a batch axis."""
-    height, width = layout.size
-    slots, attributes = layout.slots, len(layout.groups)
-    made: dict[str, Array] = {
-        "heat": np.zeros((layout.classes, height, width), np.float32),
-        "index": np.zeros(slots, np.int64),
-        "label": np.zeros(slots, np.int64),
-        "valid": np.zeros(slots, bool),
-        "box": np.zeros((slots, 4), np.float32),
-        "offset": np.zeros((slots, 2), np.float32),
-        "size": np.zeros((slots, 2), np.float32),
-        "depth": np.zeros((slots, 1), np.float32),
-        "dims": np.zeros((slots, 3), np.float32),
-        "center": np.zeros((slots, 2), np.float32),
-        "bin": np.zeros((slots, 2), np.int64),
-        "residue": np.zeros((slots, 2), np.float32),
-        "attribute": np.zeros((slots, attributes), np.float32),
-        "attribute_known": np.zeros((slots, attributes), np.float32),
-        "velocity": np.zeros((slots, 3), np.float32),
-        "velocity_known": np.zeros(slots, bool),
-        "reach": np.zeros(slots, np.float32),
-    }
+    made = _empty(layout)
     if sample.boxes is None or not len(sample.boxes):
         return made
+    height, width = layout.size
     extra = sample.extra
     boxes = sample.boxes.astype(np.float64) / layout.stride  # (N, 4)
     if layout.compat.pixels:
         boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2)
     assert sample.labels is not None and sample.calib is not None
     known = (boxes[:, 2:] > boxes[:, :2]).all(1) & (sample.labels >= 0) & (sample.labels < layout.classes)
-    rows = np.flatnonzero(known)[:slots]
-    count = len(rows)
-    if not count:
+    rows = np.flatnonzero(known)[: layout.slots]
+    if not len(rows):
         return made
-    boxes, labels = boxes[rows].astype(np.float32), sample.labels[rows]
-    centre, dims, yaw = extra["box_center"][rows], extra["box_dims"][rows], extra["box_yaw"][rows]
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2  # (N, 2)
+    boxes = boxes[rows].astype(np.float32)
+    middle, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # (N, 2) each
     cell = np.minimum(middle.astype(np.int64), (width - 1, height - 1))
-    size = boxes[:, 2:] - boxes[:, :2]
-    for (x, y), (wide, high), label in zip(cell.tolist(), size.tolist(), labels.tolist(), strict=True):
+    for (x, y), (wide, high), at in zip(
+        cell.tolist(), size.tolist(), sample.labels[rows].tolist(), strict=True
+    ):
         radius = max(0, int(gaussian_radius(math.ceil(high), math.ceil(wide), layout.overlap)))
-        draw_gaussian(made["heat"][label], x, y, radius)
+        draw_gaussian(made["heat"][at], x, y, radius)
     if layout.spread:
         which, cell = around(cell, middle, size, layout)
-        count, rows, labels = len(which), rows[which], labels[which]
-        boxes, size, middle = boxes[which], size[which], middle[which]
-        centre, dims, yaw = centre[which], dims[which], yaw[which]
-    seen = project(sample.calib, centre)[:, :2] / layout.stride
+        rows, boxes, middle, size = rows[which], boxes[which], middle[which], size[which]
+    centre, dims, yaw = extra["box_center"][rows], extra["box_dims"][rows], extra["box_yaw"][rows]
     alpha = _alpha(extra, rows, centre, yaw, layout.compat)
     velocity = extra["box_velocity"][rows]
-    attribute = extra["box_attribute"][rows]
     values = {
         "index": cell[:, 1] * width + cell[:, 0],
-        "label": labels,
+        "label": sample.labels[rows],
         "valid": True,
         "box": boxes,
         "offset": middle - cell,
         "size": size,
         "depth": centre[:, 2:],
         "dims": dims,
-        "center": seen - cell,
+        "center": project(sample.calib, centre)[:, :2] / layout.stride - cell,
         "velocity_known": np.isfinite(velocity).all(1),
         "velocity": np.nan_to_num(velocity, nan=0.0),
         "reach": _reach(sample, middle, dims, yaw, alpha, layout) + layout.slack * centre[:, 2],
     }
+    values["bin"], values["residue"] = bins(alpha)
+    values["attribute"], values["attribute_known"] = _attributes(extra["box_attribute"][rows], layout)
     for name, value in values.items():
-        made[name][:count] = value
-    made["bin"][:count], made["residue"][:count] = bins(alpha)
-    groups = np.array(layout.groups, bool).reshape(attributes, attributes)
-    for slot in np.flatnonzero(attribute >= 0).tolist() if attributes else ():
-        made["attribute"][slot, attribute[slot]] = 1
-        made["attribute_known"][slot] = groups[attribute[slot]]
+        made[name][: len(rows)] = value
     return made
+
+
+def _empty(layout: Layout) -> dict[str, Array]:
+    """The targets of a sample without boxes."""
+    slots, attributes = layout.slots, len(layout.groups)
+
+    def zeros(*more: int, dtype: Any = np.float32) -> Array:
+        return np.zeros((slots, *more), dtype)
+
+    return {
+        "heat": np.zeros((layout.classes, *layout.size), np.float32),
+        "index": zeros(dtype=np.int64),
+        "label": zeros(dtype=np.int64),
+        "valid": zeros(dtype=bool),
+        "box": zeros(4),
+        "offset": zeros(2),
+        "size": zeros(2),
+        "depth": zeros(1),
+        "dims": zeros(3),
+        "center": zeros(2),
+        "bin": zeros(2, dtype=np.int64),
+        "residue": zeros(2),
+        "attribute": zeros(attributes),
+        "attribute_known": zeros(attributes),
+        "velocity": zeros(3),
+        "velocity_known": zeros(dtype=bool),
+        "reach": zeros(),
+    }
+
+
+def _attributes(numbers: Array, layout: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Which attribute boxes have, and for which ones that is an answer: (N, A) each, from (N,) with -1 for none."""
+    count = len(layout.groups)
+    known = (numbers >= 0) & (numbers < count)
+    has = (numbers[:, None] == np.arange(count)) & known[:, None]
+    groups = np.array(layout.groups, np.float32).reshape(count, count)
+    return has.astype(np.float32), has.astype(np.float32) @ groups
 
 
 def around(cell: Array, middle: Array, size: Array, layout: Layout) -> tuple[Array, Array]:
