@@ -105,17 +105,20 @@ def kitti(root: Path, lines, count=2) -> Path:
     return root
 
 
-def cityscapes(root: Path, objects, betas=(), part="train") -> Path:
-    """One picture of a city, with polygons, clear and in fog of some densities."""
-    name = "ulm_000000_000019"
-    photo(root / "leftImg8bit" / part / "ulm" / f"{name}_leftImg8bit.png", 0, SIZE)
+def cityscapes(root: Path, objects, betas=(), part="train", frame=19, size=SIZE, deleted=()) -> Path:
+    """One picture of a city, with polygons, clear and in fog of some densities; deleted: indices of objects."""
+    name = f"ulm_000000_{frame:06d}"
+    photo(root / "leftImg8bit" / part / "ulm" / f"{name}_leftImg8bit.png", 0, size)
     for beta in betas:
         fog = root / "leftImg8bit_foggy" / part / "ulm" / f"{name}_leftImg8bit_foggy_beta_{beta}.png"
-        photo(fog, 1, SIZE)
+        photo(fog, 1, size)
     data = {
-        "imgHeight": SIZE[0],
-        "imgWidth": SIZE[1],
-        "objects": [{"label": label, "polygon": polygon} for label, polygon in objects],
+        "imgHeight": size[0],
+        "imgWidth": size[1],
+        "objects": [
+            {"label": label, "polygon": polygon, **({"deleted": 1} if i in deleted else {})}
+            for i, (label, polygon) in enumerate(objects)
+        ],
     }
     write(root / "gtFine" / part / "ulm" / f"{name}_gtFine_polygons.json", json.dumps(data))
     return root

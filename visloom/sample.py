@@ -27,6 +27,10 @@ MIN_SIDE = 1.0
 explode, and nobody annotates them."""
 
 
+VOID = -2
+"""Number of pixels that count for nothing, in a picture that numbers things; pixels of no thing have -1."""
+
+
 class Pending(NamedTuple):
     """Geometry that waits for `resolve()`: old -> new coordinates, new (height, width), what lies outside."""
 

@@ -18,10 +18,11 @@ from visloom.data.coco import Coco, decoded, rectangles, runs
 from visloom.data.kitti import Kitti
 from visloom.data.photos import Photos
 from visloom.data.target import Target
-from visloom.data.transforms import Resize
+from visloom.data.transforms import RandomFlip, Resize
 from visloom.data.voc_xml import VocXml
 from visloom.data.yolo import Yolo
 from visloom.errors import ConfigError, DataError
+from visloom.sample import VOID
 from visloom.tasks.detect import Detect, FasterRCNN
 from visloom.tasks.detect.batch import _masks
 from visloom.tasks.detect.results import run_lengths
@@ -425,7 +426,16 @@ def test_cityscapes_boxes_from_polygons_clear_and_in_fog(tmp_path):
     assert [source.classes()[i] for i in sample.labels] == ["car", "car", "person"]
     assert sample.boxes.tolist() == [[4, 5, 20, 25], [30, 10, 40, 20], [1, 1, 6, 9]]
     assert sample.extra["box_crowd"].tolist() == [False, True, False]
-    assert _masks(sample)[0].sum() == 16 * 20
+    car, group, person = _masks(sample)
+    # outlines are painted too (to column 20); the road covers row 20 and more, the person some of the car
+    assert car[5:20, 7:21].all() and not car[20].any() and person[1, 1:7].all() and group[12:16, 38:].any()
+    assert not (car & person).any() and (sample.extra["things"] == VOID).any()
+    flipped = RandomFlip(p=1.0)(sample, 0).resolve()
+    assert np.array_equal(_masks(flipped), _masks(sample)[..., ::-1])
+    assert np.array_equal(
+        flipped.extra["things"], sample.extra["things"]
+    )  # an evaluation counts stored pixels
+    assert "things" not in CityscapesBoxes(root=str(root)).read(0).extra
     foggy = CityscapesBoxes(root=str(root), beta=(0.01, 0.02))
     assert [foggy.read(i).id.rpartition("_")[2] for i in range(len(foggy))] == ["0.01", "0.02"]
     assert np.array_equal(foggy.read(0).boxes, sample.boxes)
@@ -435,6 +445,13 @@ def test_cityscapes_boxes_from_polygons_clear_and_in_fog(tmp_path):
         CityscapesBoxes(root=str(root), beta=(0.005,)).check()
     with pytest.raises(ValueError, match="beta has some of"):
         CityscapesBoxes(beta=(0.03,))
+    for broken, message in (
+        ("[1, 2]", "expected imgHeight"),
+        ('{"imgHeight": 30, "imgWidth": 40, "objects": [7]}', "object 1 needs a label"),
+    ):
+        write(root / "gtFine/train/ulm/ulm_000000_000019_gtFine_polygons.json", broken)
+        with pytest.raises(DataError, match=f"polygons.json: {message}"):
+            CityscapesBoxes(root=str(root)).check()
     boxroots.cityscapes(tmp_path, [("car", [1, 2])])
     with pytest.raises(DataError, match=r"polygons.json: object 1 \(car\) needs a polygon"):
         CityscapesBoxes(root=str(root)).check()

@@ -173,7 +173,7 @@ def test_masks_from_numbers_and_from_polygons_agree():
     polygon = np.array([[4, 5], [20, 5], [20, 30], [4, 30]], np.float32)
     things = np.full((40, 60), -1, np.int32)
     things[5:30, 4:20] = 3
-    numbered = sample(masks={"thing": things}, extra={"box_thing": np.array([3])})
+    numbered = sample(extra={"things": things, "box_thing": np.array([3])})
     drawn = sample(extra={"box_polygons": np.array([[polygon]], object).reshape(1, 1, 4, 2)})
     for one in (numbered, drawn):
         flipped = RandomFlip(p=1.0)(one, 0).resolve()

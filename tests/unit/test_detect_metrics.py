@@ -1,4 +1,7 @@
-"""What evaluations of detectors count: COCO's numbers are pycocotools' own, VOC's those of the development kit."""
+"""What evaluations of detectors count: COCO's numbers are pycocotools' own, VOC's those of the development kit.
+
+Cityscapes' numbers are compared with those of its own scripts in tests/parity/test_cityscapes_scripts.py.
+"""
 
 import contextlib
 import dataclasses
@@ -10,8 +13,9 @@ import pytest
 import torch
 
 from visloom.data.transforms import RandomFlip, Resize
-from visloom.sample import Sample
+from visloom.sample import VOID, Sample
 from visloom.tasks.detect import Detect, FasterRCNN, Features
+from visloom.tasks.detect.cityscapes import CityscapesPrecision
 from visloom.tasks.detect.coco import CocoPrecision
 from visloom.tasks.detect.voc import VocPrecision
 
@@ -340,7 +344,7 @@ def test_data_workers_forked_after_an_evaluation_make_batches_with_masks():
     things[5:30, 4:20] = 3
     samples = [
         sample(extra={"box_polygons": polygons}),
-        sample("b", masks={"thing": things}, extra={"box_thing": np.array([3])}),
+        sample("b", extra={"things": things, "box_thing": np.array([3])}),
     ]
     worker = multiprocessing.get_context("fork").Process(target=spec.collate, args=(samples, None))
     worker.start()
@@ -354,26 +358,150 @@ def test_masks_that_number_the_things_come_back_to_the_stored_picture():
     spec = dataclasses.replace(SPEC, net=dataclasses.replace(SPEC.net, masks=True))
     things = np.full((40, 60), -1, np.int32)
     things[5:30, 4:20] = 3
-    one = sample(size=(40, 60), masks={"thing": things}, extra={"box_thing": np.array([3])})
+    one = sample(size=(40, 60), extra={"things": things, "box_thing": np.array([3])})
     warped = Resize(size=(80, 120))(RandomFlip(p=1.0)(one, 0), 0).resolve()
     for each in (one, warped):
         known = spec.collate([each], None).known[0]
-        assert known.size == (40, 60) and np.array_equal(known.masks[0], things == 3)
+        (pixels,) = known.masks.each()
+        assert known.size == (40, 60) and np.array_equal(pixels, things == 3)
+
+
+# ---- Cityscapes
+
+
+MASKS = dataclasses.replace(
+    SPEC, net=dataclasses.replace(SPEC.net, masks=True), counted=("coco", "cityscapes")
+)
+
+
+def rows_of(*spans):
+    """A mask (H, W): from row a to row b, full width."""
+    made = np.zeros(SIZE, bool)
+    for a, b in spans:
+        made[a:b] = True
+    return made
+
+
+def cityscapes(things, found, crowd=(), void=(), label=0):
+    """Things and detections (span of rows, score) of one class in one picture; groups and void as spans."""
+    numbers = np.full(SIZE, -1, np.int32)
+    numbers[rows_of(*void)] = VOID
+    spans = [*things, *crowd]
+    for number, span in enumerate(spans):
+        numbers[slice(*span)] = number
+    truth = sample(
+        boxes=[(0, a, SIZE[1], b) for a, b in spans],
+        labels=[label] * len(spans),
+        extra={
+            "things": numbers,
+            "box_thing": np.arange(len(spans)),
+            "box_crowd": np.arange(len(spans)) >= len(things),
+        },
+    )
+    masks = np.array([rows_of(span) for span, _ in found]).reshape(-1, *SIZE)
+    columns = scored(
+        [(0, 0, 9, 9)] * len(found), [s for _, s in found], [label] * len(found), masks=[torch.tensor(masks)]
+    )
+    return truth, columns
+
+
+def city(*pairs):
+    return filled(CityscapesPrecision(CLASSES), pairs, MASKS)
+
+
+def test_cityscapes_average_precision_written_out():
+    """Two things. Right at 0.9 and at 0.7, wrong at 0.8: precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1.
+
+    Through the middles of the steps, with precision 1 at recall 0: 1/4 of 1, 1/4 of 1, 1/4 of 1/2, 1/4 of 2/3.
+    """
+    pair = cityscapes([(0, 20), (40, 60)], [((0, 20), 0.9), ((100, 120), 0.8), ((40, 60), 0.7)])
+    assert city(pair).compute()["cityscapes_ap50"] == pytest.approx((1 + 1 + 1 / 2 + 2 / 3) / 4)
+    assert city(pair).tables()["per_class_cityscapes"]["rows"] == [
+        ["a", *[pytest.approx((1 + 1 + 1 / 2 + 2 / 3) / 4)] * 2, 2]
+    ]
+    # overlap 16 / 20: right up to 0.75, wrong from 0.8 on (a hit lies above the threshold); six tenths of 1
+    near = city(cityscapes([(0, 20)], [((0, 16), 0.9)])).compute()
+    assert near["cityscapes_ap"] == pytest.approx(0.6) and near["cityscapes_ap50"] == pytest.approx(1.0)
+    assert (
+        CocoPrecision(CLASSES, masks=True).names[12] == "mask_ap"
+    )  # COCO's hit begins at the threshold: 0.7
+    nothing_found = city(cityscapes([(0, 20)], []))
+    assert nothing_found.compute() == {"cityscapes_ap": 0.0, "cityscapes_ap50": 0.0}
+    for metric in (city(), city(cityscapes([], [((0, 9), 0.5)]))):
+        assert np.isnan(list(metric.compute().values())).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ({"void": [(100, 220)]}, False),
+        ({"void": [(110, 120)]}, True),  # half of it: not more than the overlap
+        ({"void": [(109, 120)]}, False),
+        ({"crowd": [(100, 111)]}, False),
+        ({"crowd": [(100, 106), (115, 120)]}, False),  # two groups of a class are one region
+        ({"crowd": [(100, 106)], "void": [(115, 120)]}, False),
+        ({}, True),
+    ],
+    ids=["void", "half void", "more void", "group", "two groups", "both", "neither"],
+)
+def test_what_is_found_in_groups_and_in_void_is_no_mistake(more, wrong):
+    pair = cityscapes([(0, 20)], [((0, 20), 0.5), ((100, 120), 0.9)], **more)
+    # one mistake above the only hit: precision 0 and 1/2 at recall 0 and 1
+    assert city(pair).compute()["cityscapes_ap50"] == pytest.approx(0.25 if wrong else 1.0)
+
+
+def test_small_things_need_not_be_found_and_a_second_hit_is_a_mistake():
+    twice = cityscapes([(0, 20)], [((0, 20), 0.5), ((0, 19), 0.9)])
+    # the better one is the hit, the other a mistake below it
+    assert city(twice).compute()["cityscapes_ap50"] == pytest.approx((1 + 1) / 2)
+    small = np.full(SIZE, -1, np.int32)
+    small[:10, :9], small[100:120] = 0, 1
+    truth = sample(
+        boxes=[(0, 0, 9, 10), (0, 100, 240, 120)],
+        labels=[0, 0],
+        extra={"things": small, "box_thing": np.arange(2)},
+    )
+    masks = np.stack([small == 0, small == 1])
+    found = scored([(0, 0, 9, 9)] * 2, [0.9, 0.5], [0, 0], masks=[torch.tensor(masks)])
+    metric = city((truth, found))
+    assert metric.compute()["cityscapes_ap"] == pytest.approx(1.0)
+    assert metric.tables()["per_class_cityscapes"]["rows"][0][-1] == 1
+    only = scored([(0, 0, 9, 9)], [0.5], [0], masks=[torch.tensor(masks[1:])])
+    assert city((truth, only)).compute()["cityscapes_ap"] == pytest.approx(1.0)
+
+
+def test_cityscapes_precision_takes_polygons_too():
+    polygons = np.empty(2, object)
+    polygons[:] = [[np.array([[0, y], [240, y], [240, y + 20], [0, y + 20]], float)] for y in (0, 40)]
+    truth, found = cityscapes([(0, 20), (40, 60)], [((0, 20), 0.9), ((100, 120), 0.8), ((40, 60), 0.7)])
+    drawn = truth.replace(extra={"box_polygons": polygons, "box_crowd": truth.extra["box_crowd"]})
+    assert city((drawn, found)).compute() == city((truth, found)).compute()
+
+
+def test_cityscapes_precision_needs_masks():
+    with pytest.raises(ValueError, match=r"counted: cityscapes counts masks.*set net.masks"):
+        dataclasses.replace(SPEC, counted=("cityscapes",))
+    assert list(MASKS.metrics()) == ["coco", "cityscapes"]
 
 
 # ---- merging
 
 
-@pytest.mark.parametrize("make", [CocoPrecision, VocPrecision])
+@pytest.mark.parametrize("make", [CocoPrecision, VocPrecision, CityscapesPrecision])
 def test_any_division_among_processes_merges_to_the_same_bits(make):
-    pairs = [
-        (sample(boxes=boxes, labels=labels, extra={"box_crowd": crowd}), scored(guess, scores, kinds))
-        for _, boxes, labels, crowd, _, guess, kinds, scores in scene(7, pictures=11)
-    ]
-    whole = filled(make(CLASSES), pairs)
+    pairs = []
+    for _, boxes, labels, crowd, _, guess, kinds, scores in scene(7, pictures=11):
+        polygons, masks = np.empty(len(boxes), object), np.zeros((len(guess), *SIZE), bool)
+        for place, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+            polygons[place] = [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])]
+        for mask, (x0, y0, x1, y1) in zip(masks, guess.clip(0).astype(int), strict=True):
+            mask[y0:y1, x0:x1] = True
+        truth = sample(boxes=boxes, labels=labels, extra={"box_crowd": crowd, "box_polygons": polygons})
+        pairs.append((truth, scored(guess, scores, kinds, masks=[torch.from_numpy(masks)])))
+    whole = filled(make(CLASSES), pairs, MASKS)
     parts = [make(CLASSES) for _ in range(3)]
     for number, (truth, found) in enumerate(pairs):
-        batch = SPEC.collate([dataclasses.replace(truth, id=f"{number:03d}")], None)
+        batch = MASKS.collate([dataclasses.replace(truth, id=f"{number:03d}")], None)
         parts[number * number % 3].update(found, batch)
     merged = make(CLASSES)
     merged.merge([part.state() for part in reversed(parts)])

@@ -7,7 +7,8 @@ flat arrays, so that a million boxes are some tens of megabytes.
     Sample.image (H, W, 3) uint8    Sample.boxes (N, 4) float32 x0 y0 x1 y1, continuous pixels    Sample.labels (N,)
     extra "box_crowd" (N,) bool: groups and difficult things, which count for nothing
     extra "box_area" (N,) float64: what an evaluation sorts things by, where the reader has it
-    extra "box_polygons" (N,) lists of (K, 2) arrays in stored pixels: masks, where the reader has them
+    extra "box_polygons" (N,) lists of (K, 2) arrays in stored pixels: masks, where the reader has them; or "things", a
+        stored picture (H, W) int32 of numbers, and "box_thing" (N,): the number of each box's pixels
 """
 
 from __future__ import annotations
@@ -139,6 +140,15 @@ class BoxSource(Source):
         """Turn what `Thing.polygons` holds into polygons: (K, 2) arrays in stored pixels."""
         return [np.asarray(part, np.float64).reshape(-1, 2) for part in stored]
 
+    def shapes(
+        self, image: Path, stored: NDArray[np.object_], size: tuple[int, int]
+    ) -> dict[str, NDArray[Any]]:
+        """Turn what `Thing.polygons` holds of one picture's boxes into the sample's masks."""
+        made = np.empty(len(stored), object)
+        for place, each in enumerate(stored):
+            made[place] = [] if each is None else self.masks_of(each, size)
+        return {"box_polygons": made}
+
     # ---- what streams and tasks call
 
     def open(self) -> Opened:
@@ -189,10 +199,7 @@ class BoxSource(Source):
         if opened.areas is not None:
             extra["box_area"] = opened.areas[rows].copy()
         if opened.polygons is not None:
-            shapes = np.empty(rows.stop - rows.start, object)
-            for place, stored in enumerate(opened.polygons[rows]):
-                shapes[place] = [] if stored is None else self.masks_of(stored, size)
-            extra["box_polygons"] = shapes
+            extra |= self.shapes(opened.images[index], opened.polygons[rows], size)
         return Sample(
             opened.ids[index],
             image,

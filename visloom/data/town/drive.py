@@ -61,9 +61,13 @@ class Drive(Streets):
         number = {kind: i for i, (_, kinds) in enumerate(self.groups) for kind in kinds}
         to: NDArray[np.int64] = np.array([number.get(kind, -1) for kind in CLASSES], np.int64)
         assert sample.labels is not None and sample.boxes is not None
-        extra = {**sample.extra, "box_thing": np.arange(len(sample.boxes))}
+        extra = {
+            **sample.extra,
+            "things": sample.masks["thing"],
+            "box_thing": np.arange(len(sample.boxes)),
+        }
         labels = to[sample.labels]
-        return sample.replace(labels=labels, extra=extra).pick_boxes(labels >= 0)
+        return sample.replace(labels=labels, masks={}, extra=extra).pick_boxes(labels >= 0)
 
     def __repr__(self) -> str:
         weather = f", {self.weather}" if self.weather else ""

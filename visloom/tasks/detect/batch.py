@@ -6,7 +6,7 @@ that never leave the host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,12 +27,27 @@ Outlines = list[list[NDArray[np.float64]]]
 """For each box the polygons (K, 2) of its pixels, as they are stored. What counts them encodes them: see `coco.py`."""
 
 
+class Numbered(NamedTuple):
+    """Pixels of things as one picture of numbers, so that no two things share one.
+
+    picture: (H, W) int32, `VOID` where nothing counts.  numbers: (N,) of the boxes.
+    """
+
+    picture: NDArray[np.int32]
+    numbers: NDArray[np.int64]
+
+    def each(self) -> Iterator[NDArray[np.bool_]]:
+        """The pixels (H, W) of one box after the other."""
+        for number in self.numbers:
+            yield np.asarray(self.picture == number)
+
+
 class Known(NamedTuple):
     """The truth of one picture in its stored pixels, for metrics.
 
     boxes: (N, 4) float32 x0 y0 x1 y1.  labels: (N,) class indices.  crowd: (N,) bool, groups that count for nothing.
     keypoints: (N, K, 3) or None.  extra: the sample's "box_" entries, one row per box (areas, ...).
-    size: (height, width) of the picture.  masks: of each box, where the net has masks: polygons, or pixels (N, H, W).
+    size: (height, width) of the picture.  masks: of each box, where the net has masks: polygons, or numbered pixels.
     """
 
     boxes: NDArray[np.float32]
@@ -41,7 +56,7 @@ class Known(NamedTuple):
     keypoints: NDArray[np.float32] | None
     extra: Mapping[str, Any]
     size: tuple[int, int]
-    masks: Outlines | NDArray[np.bool_] | None = None
+    masks: Outlines | Numbered | None = None
 
 
 @dataclass(kw_only=True)
@@ -194,30 +209,35 @@ def _padded(images: Sequence[Any], divisible: int) -> NDArray[Any]:
 
 
 def _masks(sample: Sample) -> NDArray[np.uint8]:
-    """(N, H, W) of the boxes' masks, from polygons in stored pixels or from a mask that numbers the boxes.
+    """(N, H, W) of the boxes' masks, from what the reader keeps in stored pixels.
 
-    extra "box_polygons": for each box a list of (K, 2) arrays.  Or masks "thing" with extra "box_thing": the number
-    that a box's pixels have.
+    extra "box_polygons": for each box a list of (K, 2) arrays.  Or "things", a picture (H, W) of numbers (see
+    `Numbered`), and "box_thing": the number that a box's pixels have.
     """
     count = 0 if sample.boxes is None else len(sample.boxes)
     height, width = sample.size
     made = np.zeros((count, height, width), np.uint8)
-    polygons, numbers = sample.extra.get("box_polygons"), sample.extra.get("box_thing")
+    polygons, numbered = sample.extra.get("box_polygons"), _numbered(sample)
+    matrix = sample.stored().matrix
     if polygons is not None:
-        matrix = sample.stored().matrix
         for row, parts in zip(made, polygons, strict=True):
             for part in parts:
                 _fill(row, map_points(matrix, np.asarray(part, np.float64).reshape(-1, 2)))
-    elif numbers is not None and "thing" in sample.masks:
-        things = sample.masks["thing"]
-        for row, number in zip(made, numbers, strict=True):
-            row[things == number] = 1
+    elif numbered is not None:
+        moved = numbered._replace(picture=warp_mask(numbered.picture, matrix, (height, width)))
+        for row, pixels in zip(made, moved.each(), strict=True):
+            row[pixels] = 1
     elif count:
         raise DataError(
             f"sample {sample.id!r} has boxes but no masks: the net has a mask branch (task.net.masks) and needs "
-            "polygons or a mask that numbers the boxes"
+            "polygons or a picture that numbers the boxes"
         )
     return made
+
+
+def _numbered(sample: Sample) -> Numbered | None:
+    things, numbers = (sample.extra.get(name) for name in ("things", "box_thing"))
+    return None if things is None or numbers is None else Numbered(things, np.asarray(numbers, np.int64))
 
 
 def _fill(mask: NDArray[np.uint8], polygon: NDArray[np.float64], fine: int = 4) -> None:
@@ -264,21 +284,16 @@ def _known(sample: Sample, masks: bool) -> Known:
             if name.startswith("box_") and name != "box_polygons"
         },
         origin.size,
-        _stored_masks(sample, origin) if masks else None,
+        _stored_masks(sample) if masks else None,
     )
 
 
-def _stored_masks(sample: Sample, origin: Origin) -> Outlines | NDArray[np.bool_]:
-    """The boxes' polygons in the stored picture, or their pixels there (N, H, W)."""
+def _stored_masks(sample: Sample) -> Outlines | Numbered:
+    """The boxes' masks in the stored picture."""
     polygons = sample.extra.get("box_polygons")
     if polygons is not None:
         return [[np.asarray(part, np.float64).reshape(-1, 2) for part in parts] for parts in polygons]
-    made = _masks(sample)
-    if np.array_equal(origin.matrix, np.eye(3)):
-        return np.asarray(made, np.bool_)
-    back = np.asarray(np.linalg.inv(origin.matrix), np.float64)
-    moved = [warp_mask(mask, back, origin.size) for mask in made]
-    return np.stack(moved) == 1 if moved else np.zeros((0, *origin.size), np.bool_)
+    return _numbered(sample) or []
 
 
 def moved_boxes(matrix: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

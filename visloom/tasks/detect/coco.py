@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visloom.metrics import merge_tables
+from visloom.tasks.detect.batch import Numbered
 
 if TYPE_CHECKING:
     from visloom.task import Batch, Predictions
@@ -331,7 +332,9 @@ def encoded(masks: NDArray[np.bool_]) -> list[Rle]:
 
 def _encoded(known: Any, size: tuple[int, int]) -> list[Rle]:
     """What `Known` holds of masks as run lengths."""
-    return encoded(known) if isinstance(known, np.ndarray) else [outlined(each, size) for each in known]
+    if isinstance(known, Numbered):
+        return [encoded(pixels[None])[0] for pixels in known.each()]
+    return [outlined(each, size) for each in known]
 
 
 def outlined(polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> Rle:

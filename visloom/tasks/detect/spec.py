@@ -16,6 +16,7 @@ from visloom.palette import Colour, palette
 from visloom.sample import Sample
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.detect.batch import DetectBatch, collate
+from visloom.tasks.detect.cityscapes import CityscapesPrecision
 from visloom.tasks.detect.coco import CocoPrecision
 from visloom.tasks.detect.nets import DETECTRON, DetectorNet, FasterRCNN
 from visloom.tasks.detect.results import coco_results, lines_of
@@ -59,7 +60,7 @@ class Detect:
     shown: float = 0.5
     views: Views = Views()
     category_ids: tuple[int, ...] = ()
-    counted: tuple[Literal["coco", "voc"], ...] = ("coco", "voc")
+    counted: tuple[Literal["coco", "voc", "cityscapes"], ...] = ("coco", "voc")
     sigmas: tuple[float, ...] = ()
     colours: tuple[Colour, ...] = ()
 
@@ -70,7 +71,9 @@ class Detect:
             raise ValueError(f"shown is a score between 0 and 1, got {self.shown}")
         if self.classes and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes must be different names, got {self.classes}")
-        keypoints = self._branches()[1]
+        masks, keypoints = self._branches()
+        if "cityscapes" in self.counted and not masks:
+            raise ValueError("counted: cityscapes counts masks, and the net has none; set net.masks to true")
         if self.sigmas and len(self.sigmas) != keypoints:
             raise ValueError(f"{len(self.sigmas)} sigmas for {keypoints} keypoints of the net")
         for name in ("colours", "category_ids"):
@@ -141,6 +144,8 @@ class Detect:
             found["coco"] = CocoPrecision(self.classes, masks=masks, keypoints=keypoints, sigmas=self.sigmas)
         if "voc" in self.counted:
             found["voc"] = VocPrecision(self.classes)
+        if "cityscapes" in self.counted:
+            found["cityscapes"] = CityscapesPrecision(self.classes)
         return found
 
     def _branches(self) -> tuple[bool, int]:
