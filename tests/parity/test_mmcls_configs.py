@@ -323,7 +323,8 @@ def test_what_nothing_corresponds_to_is_listed(configs, tmp_path, capsys):
     more = (
         "optimizr = dict(lr=5)\nload_from = 'a.pth'\ncustom_hooks = [dict(type='Mine')]\n"
         "model = dict(backbone=dict(sparkle=1))\ntrain_pipeline = None\n"
-        "data = dict(train=dict(pipeline=[dict(type='Albu', transforms=[dict(type='Blur', p=1)])]))"
+        "data = dict(train=dict(pipeline=[dict(type='Albu', transforms=[dict(type='Blur', p=1)]),\n"
+        "    dict(type='Normalize', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])]))"
     )
     file = write(configs, "a", "type='ResNet', depth=18", "coslr", more)
     converted = converter.config(file)

@@ -6,12 +6,14 @@
     keys.refuse("optimizer.foo", "no such option") not supported
     keys.rows()                                    one row per leaf; what nobody spoke of is not supported
 
-A word about a key holds for everything below it; the longest one that fits a leaf counts.
+A word about a key holds for everything below it; the longest one that fits a leaf counts, but what is refused is so
+with all that stands below it, whatever has been said of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from visloom.convert.common import Row, Verdict
@@ -85,16 +87,29 @@ class Keys:
         where = self.tree.where(key)
         return ConfigError(f"{where + ': ' if where else ''}{key} {problem}", path=key)
 
+    @contextmanager
+    def making(self, key: str) -> Iterator[None]:
+        """What is made inside is made of this key's value: a refusal of it becomes an error that names the key."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise self.error(key, f"cannot be as it is: {error}") from error
+        except ConfigError as error:
+            place = error.path if self.has(error.path) else key
+            where = self.tree.where(place)
+            if not where or str(error).startswith(where):
+                raise
+            raise ConfigError(f"{where}: {error}", path=place) from error
+
     def rows(self, known: Sequence[str] = ()) -> tuple[Row, ...]:
         """One row per leaf, in order. `known`: top-level keys that there may be, for hints at misspelt ones."""
         return tuple(self._row(key, known) for key in self._leaves())
 
     def _row(self, key: str, known: Sequence[str]) -> Row:
-        where, place = self.tree.where(key), key
-        while place and place not in self._said:
-            place = place.rpartition(".")[0]
-        if place:
-            verdict, note = self._said[place]
+        where = self.tree.where(key)
+        said = [self._said[place] for place in _around(key) if place in self._said]
+        if said:
+            verdict, note = next((word for word in said if word[0] == "not supported"), said[0])
             return Row(key, verdict, note, where)
         top = key.partition(".")[0]
         hint = did_you_mean(nearest(top, known)) if top not in known else ""
@@ -103,6 +118,13 @@ class Keys:
     def _leaves(self) -> Iterator[str]:
         for name, value in self.tree.values.items():
             yield from _leaves(str(name), value)
+
+
+def _around(key: str) -> Iterator[str]:
+    """A key and the keys that it stands in, the longest first."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:

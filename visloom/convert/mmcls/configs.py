@@ -31,11 +31,14 @@ def to_run(keys: Keys, name: str, *, compat: bool = False) -> tuple[Run, tuple[s
     read = Reading(keys, name, compat)
     running.check_workflow(read)
     net, frozen, norms = model.backbone(read)
+    sync, still = model.norms(read)
     parts, folder = _parts(read)
     task = model.head(read, net, parts)
     length, by_epoch = updates.length(read)
     optim, rules, schedule, momentum = updates.optimizer(read, task, by_epoch)
     batch, workers = _batch(read)
+    with keys.making("data.workers_per_gpu"):
+        host = Host(data=folder, workers=workers)
     run = Run(
         name=_run_name(read),
         task=task,
@@ -43,11 +46,11 @@ def to_run(keys: Keys, name: str, *, compat: bool = False) -> tuple[Run, tuple[s
         evals=_evals(read, parts, batch),
         length=length,
         optim=optim,
-        rules=(*frozen, *rules),
+        rules=(*frozen, *still, *rules),
         schedule=schedule,
         momentum=momentum,
-        how=running.how(read, norms),
-        host=Host(data=folder, workers=workers),
+        how=running.how(read, norms, sync=sync),
+        host=host,
         save=running.save(read, by_epoch),
         log=running.log(read),
         seed=keys.take("seed", "seed", 0) or 0,
@@ -119,18 +122,16 @@ def _evals(read: Reading, parts: Mapping[str, Part], batch: int) -> dict[str, Ev
     keys = read.keys
     interval = keys.take("evaluation.interval", "evals.val.every", 1)
     metric = keys.take("evaluation.metric", "evals.val.monitor", "accuracy")
-    keys.take("evaluation.metric_options", "task.topk")
     by_epoch = keys.get("evaluation.by_epoch", keys.get("runner.type") != "IterBasedRunner")
     keys.take("evaluation.by_epoch", "evals.val.every")
     first = metric[0] if isinstance(metric, list | tuple) and metric else metric
     name = {"accuracy": "accuracy", "f1_score": "f1", "mAP": "mAP"}.get(str(first), "")
     evals = {}
+    with keys.making("evaluation.interval"):
+        every = Epochs(interval) if by_epoch else Steps(interval)
     if "val" in parts:
-        evals["val"] = Eval(
-            stream=_ordered(parts["val"], batch),
-            every=Epochs(interval) if by_epoch else Steps(interval),
-            monitor=Monitor("max", name) if name else None,
-        )
+        monitor = Monitor("max", name) if name else None
+        evals["val"] = Eval(stream=_ordered(parts["val"], batch), every=every, monitor=monitor)
     if "test" in parts and parts["test"] != parts.get("val"):
         evals["test"] = Eval(stream=_ordered(parts["test"], batch), every=None)
     return evals

@@ -84,6 +84,19 @@ def _frozen(read: Reading, net: NetSpec) -> tuple[tuple[Rule, ...], str | None]:
     return (Rule(name=rf"^net\.({names})", frozen=True),), norms
 
 
+def norms(read: Reading) -> tuple[bool, tuple[Rule, ...]]:
+    """Whether several processes share the statistics of norms, and a rule that freezes norms that do not learn."""
+    keys, at = read.keys, "model.backbone.norm_cfg"
+    kind = keys.get(f"{at}.type", "BN")
+    if kind not in ("BN", "SyncBN"):
+        keys.refuse(f"{at}.type", "the networks have BN, or SyncBN")
+    for name, usual in (("momentum", 0.1), ("eps", 1e-5)):
+        if keys.get(f"{at}.{name}", usual) != usual:
+            keys.refuse(f"{at}.{name}", f"only {usual}")
+    learns = keys.get(f"{at}.requires_grad", True)
+    return kind == "SyncBN", () if learns else (Rule(kind="norm", frozen=True),)
+
+
 def head(read: Reading, net: NetSpec, parts: Mapping[str, Part]) -> Classify:
     keys, at = read.keys, "model.head"
     kind = keys.get(f"{at}.type", "LinearClsHead")
@@ -98,25 +111,49 @@ def head(read: Reading, net: NetSpec, parts: Mapping[str, Part]) -> Classify:
         keys.refuse(at, f"there is no head {kind}")
     else:
         more |= {"smoothing": _loss(read)}
-    pipelines = {name: part.pipeline for name, part in parts.items()}
-    order = [pipelines[name].normalise for name in ("train", "val", "test") if name in pipelines]
-    if any(each != order[0] for each in order):
-        keys.refuse("data.val.pipeline", "training and validation are normalised differently")
     part = parts["train"]
+    normalise = part.pipeline.normalise
+    for name, other in parts.items():
+        if other.pipeline.normalise != normalise:
+            steps = keys.children(f"data.{name}.pipeline")
+            own = [step for step in steps if keys.get(f"{step}.type") == "Normalize"]
+            keys.refuse(own[0] if own else f"data.{name}", "normalised differently than in training")
+    channels = 1 if "MNIST" in part.kind else 3
+    if keys.get("model.backbone.in_channels", channels) != channels:
+        keys.refuse("model.backbone.in_channels", f"the data's pictures have {channels}")
     classes = part.classes or _numbered(part.kind, count)
-    topk = tuple(keys.get(f"{at}.topk", (1, 5))) if keys.has(f"{at}.topk") else (1, 5)
-    keys.take(f"{at}.topk", "task.topk")
-    most = count or CLASSES.get(part.kind, 1)
+    if part.classes and count and len(part.classes) != count:
+        raise keys.error("data.train.classes", f"names {len(part.classes)} classes, the head has {count}")
     if "smoothing" in more:
-        more["topk"] = tuple(k for k in topk if k <= most)
+        more["topk"] = _topk(read, count or CLASSES.get(part.kind, 1))
     make = MultiLabel if "loss" in more else Classify
-    return make(
-        net=net,
-        classes=classes,
-        channels=1 if "MNIST" in part.kind else 3,
-        normalise=order[0] if order[0] is not None else "net",
-        **more,
-    )
+    with keys.making(at):
+        return make(
+            net=net,
+            classes=classes,
+            channels=channels,
+            normalise="net" if normalise is None else normalise,
+            **more,
+        )
+
+
+def _topk(read: Reading, classes: int) -> tuple[int, ...]:
+    """Which top-k accuracies an evaluation counts: its own, else the head's, else mmclassification's (1, 5)."""
+    keys, own, heads = read.keys, "evaluation.metric_options.topk", "model.head.topk"
+    keys.leave("evaluation.metric_options.average_mode", "the report has the values of each class")
+    keys.take(own, "task.topk")
+    keys.take(heads, "task.topk", None)
+    key = own if keys.has(own) else heads
+    value = keys.get(key, (1, 5))
+    topk = (value,) if isinstance(value, int) else value
+    if not isinstance(topk, list | tuple) or not topk or any(type(k) is not int or k < 1 for k in topk):
+        raise keys.error(key, f"is a number from 1 or several, got {value!r}")
+    useful = tuple(k for k in topk if k == 1 or k < classes)
+    if keys.has(key) and len(useful) < len(topk):
+        read.notes.append(
+            f"top-{max(topk)} of {classes} classes says nothing: {key} is cut to {useful or (1,)}"
+        )
+    return useful or (1,)
 
 
 def _numbered(kind: str, count: Any) -> tuple[str, ...]:
@@ -169,4 +206,10 @@ def _multi_label(read: Reading) -> dict[str, Any]:
     given = {
         name: keys.take(f"{at}.{name}", f"task.loss.{name}") for name in options if keys.has(f"{at}.{name}")
     }
-    return {"loss": make(**given)}
+    chosen = {
+        ours: keys.take(f"evaluation.metric_options.{theirs}", f"task.{ours}")
+        for theirs, ours in (("thr", "threshold"), ("k", "k"))
+        if keys.get(f"evaluation.metric_options.{theirs}") is not None
+    }
+    with keys.making(at):
+        return {"loss": make(**given), **chosen}

@@ -60,11 +60,14 @@ def read_pipeline(keys: Keys, at: str, order: str | None) -> Pipeline:
         kind = str(keys.get(f"{step}.type"))
         if kind in _PACKING:
             keys.leave(step, _PACKING[kind])
+            if keys.get(f"{step}.color_type", "color") != "color":
+                keys.refuse(f"{step}.color_type", "pictures in files are read as RGB")
         elif kind == "Normalize":
             normalise = _normalise(keys, step, order)
         elif kind in _TRANSFORMS:
             keys.take(f"{step}.type", kind)
-            transforms.append(_TRANSFORMS[kind](keys, step))
+            with keys.making(step):
+                transforms.append(_TRANSFORMS[kind](keys, step))
         else:
             keys.refuse(step, f"no transform here does what {kind} does")
     return Pipeline(tuple(transforms), normalise)
@@ -75,7 +78,8 @@ def _normalise(keys: Keys, at: str, order: str | None) -> Normalise:
     keys.take(at, "task.normalise")
     mean, std = (_floats(keys, f"{at}.{name}") for name in ("mean", "std"))
     seen = "rgb" if order is None else {"rgb": "bgr", "bgr": "rgb"}[order] if turned else order
-    return Normalise(mean, std, order=seen)  # type: ignore[arg-type]
+    with keys.making(at):
+        return Normalise(mean, std, order=seen)  # type: ignore[arg-type]
 
 
 def _floats(keys: Keys, key: str) -> tuple[float, ...]:
@@ -250,11 +254,12 @@ def _wrapped(keys: Keys, at: str, kind: str, *, train: bool, folder: str) -> Par
     threshold = keys.take(f"{at}.oversample_thr", "source.threshold")
     if inner is None:
         return None
-    source: Any = (
-        Repeat(source=inner.source, times=times)
-        if kind == "RepeatDataset"
-        else ClassBalanced(source=inner.source, threshold=threshold)
-    )
+    with keys.making(at):
+        source: Any = (
+            Repeat(source=inner.source, times=times)
+            if kind == "RepeatDataset"
+            else ClassBalanced(source=inner.source, threshold=threshold)
+        )
     return Part(source, inner.pipeline, inner.kind, inner.classes)
 
 

@@ -43,12 +43,16 @@ def check_workflow(read: Reading) -> None:
         raise keys.error("workflow", "never trains")
 
 
-def how(read: Reading, norms: str | None) -> How:
+def how(read: Reading, norms: str | None, *, sync: bool = False) -> How:
+    """How updates are computed. norms: which keep their statistics.  sync: whether processes share them."""
     keys = read.keys
     clip = None
     grad = keys.take("optimizer_config.grad_clip", "how.clip")
     if grad:
-        clip = Clip(norm=float(grad["max_norm"]), norm_type=float(grad.get("norm_type", 2)))
+        if "max_norm" not in grad:
+            raise keys.error("optimizer_config.grad_clip", "has no max_norm")
+        with keys.making("optimizer_config.grad_clip"):
+            clip = Clip(norm=float(grad["max_norm"]), norm_type=float(grad.get("norm_type", 2)))
     half = keys.take("fp16", "how.precision") is not None
     kind = keys.get("optimizer_config.type", "OptimizerHook")
     if kind in ("OptimizerHook", "Fp16OptimizerHook"):
@@ -63,6 +67,7 @@ def how(read: Reading, norms: str | None) -> How:
         clip=clip,
         ema=_ema(read),
         frozen_norms=norms,
+        sync_norm=sync,
         cudnn_benchmark=bool(keys.take("cudnn_benchmark", "how.cudnn_benchmark", False)),
     )
 
@@ -78,7 +83,8 @@ def _ema(read: Reading) -> Ema | None:
         every = keys.get(f"{hook}.interval", 1)
         keys.take(hook, "how.ema")
         keys.leave(f"{hook}.warm_up", "it never comes into force there for a momentum below 1 / warm_up")
-        found = Ema(decay=(1.0 - momentum) ** every, ramp=1.0, every=every)
+        with keys.making(hook):
+            found = Ema(decay=(1.0 - momentum) ** every, ramp=1.0, every=every)
     return found
 
 
@@ -93,7 +99,8 @@ def save(read: Reading, by_epoch: bool) -> Save:
         read.notes.append(
             "the original keeps every checkpoint; here two and the best stay: save.keep, save.milestones"
         )
-    every: Any = None if interval < 1 else Epochs(interval) if epochs else Steps(interval)
+    with keys.making(f"{at}.interval"):
+        every: Any = None if interval < 1 else Epochs(interval) if epochs else Steps(interval)
     return Save(every=every, keep=keep if keep >= 1 else 2)
 
 
@@ -116,9 +123,14 @@ def log(read: Reading) -> Log:
             board = True
         else:
             keys.refuse(hook, "logs go to the console, files and TensorBoard")
-    return Log(every=Steps(interval), tensorboard=board)
+    with keys.making("log_config.interval"):
+        return Log(every=Steps(interval), tensorboard=board)
 
 
+_SECTIONS = (
+    "evaluation", "checkpoint_config", "log_config", "optimizer_config", "lr_config", "momentum_config", "fp16",
+    "custom_hooks",
+)  # fmt: skip
 _LEFT = {
     "dist_params": "gloo or nccl, whichever fits the device", "log_level": "--log-level",
     "find_unused_parameters": "a task knows whether it has idle parts", "device": "host.device",
@@ -133,6 +145,9 @@ def rest(read: Reading) -> None:
     keys = read.keys
     for name, why in _LEFT.items():
         keys.leave(name, why)
+    for name in _SECTIONS:
+        if keys.get(name) is None:
+            keys.leave(name, "it says nothing")
     if keys.get("load_from") is None:
         keys.leave("load_from", "there is none")
     else:

@@ -29,13 +29,15 @@ def length(read: Reading) -> tuple[Epochs | Steps, bool]:
     if kind == "IterBasedRunner" or steps is not None:
         if steps is None:
             raise keys.error("runner.max_iters", "is missing")
-        return Steps(steps), kind != "IterBasedRunner"
+        with keys.making("runner.max_iters"):
+            return Steps(steps), kind != "IterBasedRunner"
     epochs = total if epochs is None else epochs
     if epochs is None:
         raise ConfigError(
             "the config says no length: neither runner.max_epochs nor total_epochs (a base is missing?)"
         )
-    return Epochs(epochs), True
+    with keys.making("runner.max_epochs" if keys.get("runner.max_epochs") is not None else "total_epochs"):
+        return Epochs(epochs), True
 
 
 def optimizer(
@@ -53,8 +55,10 @@ def optimizer(
         keys.leave("optimizer.constructor", "rules say it all")
     else:
         keys.refuse("optimizer.constructor", "write its groups as rules")
-    scheduled = lr_schedule(_mapping(read, "lr_config"), by_epoch=by_epoch, compat=read.compat)
-    momentum = momentum_schedule(_mapping(read, "momentum_config"), by_epoch=by_epoch, compat=read.compat)
+    with keys.making("lr_config"):
+        scheduled = lr_schedule(_mapping(read, "lr_config"), by_epoch=by_epoch, compat=read.compat)
+    with keys.making("momentum_config"):
+        momentum = momentum_schedule(_mapping(read, "momentum_config"), by_epoch=by_epoch, compat=read.compat)
     keys.take("lr_config", "schedule")
     keys.take("momentum_config", "momentum")
     read.notes += [*scheduled.notes, *(momentum.notes if momentum else ())]
@@ -66,17 +70,25 @@ def optimizer(
         options |= _base_momentum(read, str(config["type"]), options, momentum.base)
     decay = config.get("weight_decay")
     default = 0.01 if config["type"] == "AdamW" else 0.0
-    optim = Optim(
-        name=str(config["type"]),
-        lr=config["lr"] if scheduled.base is None else scheduled.base,
-        weight_decay=default if decay is None else decay,
-        options=options,
-    )
-    found = paramwise_rules(
-        config.get("paramwise_cfg"), _module(task), decay, names=_old_names(task), compat=read.compat
-    ) if config.get("paramwise_cfg") else None  # fmt: skip
-    read.notes += found.notes if found else ()
-    return optim, found.rules if found else (), scheduled.schedule, momentum.schedule if momentum else None
+    with keys.making("optimizer"):
+        optim = Optim(
+            name=str(config["type"]),
+            lr=config["lr"] if scheduled.base is None else scheduled.base,
+            weight_decay=default if decay is None else decay,
+            options=options,
+        )
+        rules = _rules(read, task, decay)
+    return optim, rules, scheduled.schedule, momentum.schedule if momentum else None
+
+
+def _rules(read: Reading, task: Classify, decay: float | None) -> tuple[Rule, ...]:
+    """The rules that the optimizer's paramwise options mean."""
+    options = read.keys.get("optimizer.paramwise_cfg")
+    if not options:
+        return ()
+    found = paramwise_rules(options, _module(task), decay, names=_old_names(task), compat=read.compat)
+    read.notes += found.notes
+    return found.rules
 
 
 def _base_momentum(read: Reading, optimizer: str, options: Mapping[str, Any], base: float) -> dict[str, Any]:
