@@ -2,7 +2,7 @@
 
     python benchmarks/town_baselines.py             about 2 CPU-minutes; needs scikit-learn
 
-All three see the 4,000 training pictures of `visloom train town` and are judged on its 1,000 validation pictures.
+All three see the 4,000 training pictures of `visloom train town` and are judged on its 800 validation pictures.
 """
 
 from __future__ import annotations
