@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
 import torch
@@ -121,6 +122,20 @@ def test_networks_out_of_the_zoo_are_refused_in_words(shared):
     short = {k: s for k, s in shapes.items() if "layer3.5" not in k}
     with pytest.raises(ConfigError, match=r"\(3, 4, 5, 3\) blocks"):
         zoo.find(short)
+    for stranger, said in (
+        (
+            {k.replace(".conv2.weight", ".conv2.conv.weight"): s for k, s in shapes.items()},
+            "split attention, as ResNeSt",
+        ),
+        (
+            {k: s[:1] + s[1:] for k, s in shapes.items() if not re.search(r"layer1\.[12]", k)},
+            "ResNet or RegNet",
+        ),
+        ({**shapes, "backbone.layer2.0.downsample.1.weight": (512, 256, 1, 1)}, "pooled shortcuts"),
+        ({f"backbone.{k}": (9, 9) for k in ("features.0.weight", "classifier.6.weight", "head")}, "AlexNet"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            zoo.find(stranger)
     with pytest.raises(ConfigError, match=r"no head\.fc\.weight"):
         zoo.find({k: s for k, s in shapes.items() if "head" not in k})
     with pytest.raises(ConfigError, match="no counterpart"):
@@ -194,7 +209,6 @@ def test_wrappers_moments_and_step(small, tmp_path):
     names = [f"class {n}" for n in range(10)]
     meta = {"CLASSES": names, "epoch": 2, "iter": 782, "config": mmcls.CIFAR_CONFIG, "mmcls_version": "0.8.0"}
     wrapped = {f"module.{key}": value for key, value in small.items()}
-    wrapped["ema_backbone_conv1_weight"] = torch.zeros(2)
     optimizer = optimizer_of(small)
     torch.save({"meta": meta, "state_dict": wrapped, "optimizer": optimizer}, tmp_path / "epoch_2.pth")
     out = tmp_path / "ckpt"
@@ -207,7 +221,7 @@ def test_wrappers_moments_and_step(small, tmp_path):
         ours = "net." + key.removeprefix("backbone.").removeprefix("head.")
         assert float(converted.moments[ours]["momentum_buffer"].flatten()[0]) == 1.0 + number
     verdicts = {row.key: (row.verdict, row.note) for row in converted.rows}
-    assert verdicts["ema_backbone_conv1_weight"][0] == "not needed" and len(verdicts) == len(converted.rows)
+    assert len(verdicts) == len(converted.rows)
     assert verdicts["optimizer"] == ("taken", "moments of 62 parameters")
     assert verdicts["meta.iter"][0] == verdicts["meta.config"][0] == verdicts["meta.CLASSES"][0] == "taken"
     bare = {key: value for key, value in small.items() if not key.endswith("tracked")}
@@ -233,6 +247,26 @@ def test_moments_that_are_not_exact_are_left_behind_aloud(small, tmp_path):
     torch.save({"state_dict": small, "optimizer": optimizer_of(small)}, tmp_path / "a.pth")
     converted = common.convert(converter, [tmp_path / "a.pth"])
     assert "--into" in next(row for row in converted.rows if row.key == "optimizer").note
+
+
+def test_moments_of_weights_that_an_average_has_replaced_are_left_behind(small, tmp_path):
+    state = {**small, "ema_backbone_conv1_weight": torch.zeros(2)}
+    kept = {"meta": {"config": mmcls.CIFAR_CONFIG}, "state_dict": state, "optimizer": optimizer_of(small)}
+    torch.save(kept, tmp_path / "a.pth")
+    converted = common.convert(converter, [tmp_path / "a.pth"])
+    row = next(row for row in converted.rows if row.key == "optimizer")
+    assert converted.moments is None and row.verdict == "not needed" and "average" in row.note
+    verdicts = {row.key: row.verdict for row in converted.rows}
+    assert verdicts["ema_backbone_conv1_weight"] == "not needed" and len(verdicts) == len(converted.rows)
+
+
+def test_a_file_of_mmpretrain_with_an_average_says_which_weights_are_taken(small, tmp_path):
+    torch.save(
+        {"meta": {}, "state_dict": small, "ema_state_dict": {"steps": torch.tensor(3)}}, tmp_path / "a.pth"
+    )
+    converted = common.convert(converter, [tmp_path / "a.pth"])
+    row = next(row for row in converted.rows if row.key.startswith("ema_state_dict"))
+    assert row.verdict == "not needed" and "without averaging" in row.note
 
 
 def test_a_checkpoint_goes_into_the_run_it_belongs_to(small, tmp_path):

@@ -131,3 +131,17 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         assert message in str(caught.value)
     with pytest.raises(DataError, match="expected train-images-idx3-ubyte and train-labels-idx1-ubyte"):
         len(Mnist(root=str(tmp_path / "nowhere")))
+
+
+def test_a_folder_that_lacks_a_part_says_what_it_has(
+    tmp_path: Path, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    write(tmp_path / "there", *digits, end=".gz")
+    with pytest.raises(DataError) as caught:
+        Mnist(root=str(tmp_path / "there"), train=False).open()
+    said = str(caught.value)
+    assert "has no t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte" in said
+    assert "it has train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz" in said
+    assert "case" not in said and "does not exist" not in said
+    with pytest.raises(DataError, match="does not exist; there is 'there', upper and lower case differ"):
+        Mnist(root=str(tmp_path / "There")).open()

@@ -14,6 +14,8 @@ All options of mmcv 1.2.5 to 1.7.2. What the original gets wrong is right here, 
 
 * a warmup of momentum divides by the factor, and one of a constant factor does nothing; here it multiplies
 * marks of a step policy that do not rise: a mark after a higher one waits for it; here they are an error
+* a runner that counts iterations never begins an epoch, so what goes by epoch stays at its first value, and a momentum
+  goes by epoch where its config does not say; here epochs are what they are, and both go by iteration
 
 Two things hold with `compat` too: an unknown option is an error that names the nearest one, and OneCycle's peak
 becomes the optimizer's value (`base`), where rules still multiply it.
@@ -99,7 +101,13 @@ class _Reader:
         self.notes: list[str] = []
         self.base: float | None = None
         self.policy = self._policy()
+        iterations = not by_epoch
+        if (
+            compat and what == "momentum"
+        ):  # IterBasedRunner tells the learning rate's hook alone what it counts
+            by_epoch = True
         self.epochs = self._by_epoch(by_epoch)
+        self.never = iterations and self.epochs
         self.by: Literal["step", "epoch"] = "epoch" if self.epochs else "step"
 
     def scheduled(self) -> Scheduled:
@@ -115,6 +123,13 @@ class _Reader:
                 near = did_you_mean(nearest(str(name), known))
                 raise self.error(str(name), f"is no option of the policy {self.policy}", near)
         schedule = self._warm(self._built(lambda: make(self)))
+        if self.never:
+            if self.compat:
+                schedule = Constant()
+            else:
+                self.notes.append(
+                    f"{self.path} goes by epoch; mmcv's runner of iterations never begins one, so its value stays"
+                )
         return Scheduled(schedule, self.base, tuple(self.notes))
 
     def _policy(self) -> str:

@@ -191,7 +191,8 @@ def read_bytes(path: Path) -> bytes:
 def missing(path: Path) -> str:
     """Say that a file does not exist, and which one has the same name but for upper and lower case."""
     try:
-        near = [p.name for p in path.parent.iterdir() if p.name.lower() == path.name.lower()]
+        names = [p.name for p in path.parent.iterdir() if p.name != path.name]
+        near = [name for name in names if name.lower() == path.name.lower()]
     except OSError:
         return (
             f"does not exist, and neither does its folder {path.parent}"

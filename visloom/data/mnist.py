@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visloom.data.images import missing
-from visloom.data.layout import Layout
+from visloom.data.layout import Layout, some
 from visloom.durable import reason
 from visloom.errors import DataError
 from visloom.sample import Sample, Stacked
@@ -75,9 +75,11 @@ class Mnist(Source):
         folder = _folder(root, self.name, self.train)
         if folder is None:
             names = " and ".join(_published(stem) for stem in _STEMS[self.train])
+            there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else ""
+            said = f"has no {names}; it has {there or 'nothing'}" if root.is_dir() else missing(root)
             raise DataError(
-                f"{root}: {missing(root)}; expected {names}, gzipped or not, there or in "
-                f"{_FOLDERS[self.name][0]}; name their place with --data"
+                f"{root}: {said}; expected {names}, gzipped or not, there or in {_FOLDERS[self.name][0]}; "
+                "name their place with --data"
             )
         pictures, numbers = (cast(Path, _file(folder, stem)) for stem in _STEMS[self.train])
         images, labels = read_idx(pictures), read_idx(numbers)

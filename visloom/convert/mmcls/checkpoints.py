@@ -169,6 +169,11 @@ def moments(
         return None, "there are no moments of one optimizer"
     if not saved["state"]:
         return None, "it has none yet"
+    if any(name.removeprefix("module.").startswith("ema_") for name in old.tensors):
+        return (
+            None,
+            "the moments are those of the weights without averaging, and the file's own are the average",
+        )
     if run is None:
         return None, "moments need the run that they belong to: --into RECIPE"
     order = [key for group in saved.get("param_groups", ()) for key in group["params"]]
@@ -221,10 +226,12 @@ def rows_beside(old: Old, *, run: bool, taken: Mapping[str, str]) -> list[Row]:
         if name in taken:
             rows.append(Row(name, "taken", taken[name]))
         else:
-            rows.append(Row(name, "not needed", taken.get(f"-{name}", "no weights")))
+            why = _BESIDE.get(str(name), "no weights")
+            rows.append(Row(name, "not needed", taken.get(f"-{name}", why)))
     return rows
 
 
+_BESIDE = {"ema_state_dict": "the weights without averaging; the file's own are the average"}
 _META_LEFT = {
     "epoch": "the step says it", "env_info": "provenance.json has today's", "seed": "the run's own",
     "hook_msgs": "checkpoints know each other by their step", "time": "the file's own date",

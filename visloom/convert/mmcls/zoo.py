@@ -66,6 +66,8 @@ def find(shapes: Mapping[str, Shape]) -> Found:
             shapes["backbone.features.0.weight"][1],
             "LeNet5",
         )
+    if "backbone.features.0.weight" in names:
+        raise ConfigError("AlexNet is not of the zoo that is known here")
     if "backbone.classifier.6.weight" in names:
         return _vgg(shapes)
     if "head.fc.weight" not in names:
@@ -93,7 +95,11 @@ def _resnet(shapes: Mapping[str, Shape], classes: int) -> Found:
     depth = _BLOCKS.get(counts, 0)
     depth = 34 if depth == 50 and not bottleneck else depth
     if not depth:
-        raise ConfigError(f"a ResNet with {counts} blocks is not of the zoo")
+        raise ConfigError(f"a ResNet or RegNet with {counts} blocks is not of the zoo")
+    if "backbone.layer1.0.conv2.weight" not in shapes:
+        raise ConfigError(
+            "its blocks are none of ResNet's: split attention, as ResNeSt has, is not known here"
+        )
     if "backbone.stem.0.conv.weight" in shapes:
         width = shapes["backbone.stem.0.conv.weight"][0]
         down = "d" if "backbone.layer2.0.downsample.1.weight" in shapes and _is_conv(
@@ -104,6 +110,8 @@ def _resnet(shapes: Mapping[str, Shape], classes: int) -> Found:
         net = Timm(f"resnet{depth}d") if down == "d" else Timm(f"resnet{depth}", options=_DEEP)
         return Found(net, classes, channels, f"ResNetV1{down}-{depth}")
     stem = shapes["backbone.conv1.weight"]
+    if len(shapes.get("backbone.layer2.0.downsample.1.weight", ())) == 4:
+        raise ConfigError("a ResNet with pooled shortcuts behind a plain stem (avg_down) is not of the zoo")
     if stem[2:] == (3, 3):
         return Found(ResNetCifar(depth), classes, stem[1], f"ResNet_CIFAR-{depth}")
     squeeze = "backbone.layer1.0.se_layer.conv1.conv.weight" in shapes
