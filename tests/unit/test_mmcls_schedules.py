@@ -393,21 +393,21 @@ def test_a_one_cycle_shorter_than_the_run_is_an_error() -> None:
     "policy", [{"policy": "poly"}, {"policy": "step", "step": [2], "warmup": "exp", "warmup_iters": 4}]
 )
 def test_a_runner_of_iterations_never_begins_an_epoch_in_the_original(policy: dict) -> None:
-    given = {**policy, "by_epoch": True}
-    theirs = lr_schedule(given, by_epoch=False, compat=True)  # seen with mmcv 1.2.5: the rate stays
+    config = {**policy, "by_epoch": True}
+    theirs = lr_schedule(config, by_epoch=False, compat=True)  # seen with mmcv 1.2.5: the rate stays
     near(curve(theirs, 0.1, 12, 3), [0.1] * 12)
-    ours = lr_schedule(given, by_epoch=False)
+    ours = lr_schedule(config, by_epoch=False)
     assert "never" in " ".join(ours.notes)
-    near(curve(ours, 0.1, 12, 3), curve(lr_schedule(given), 0.1, 12, 3))
-    assert not lr_schedule(given, compat=True).notes
+    near(curve(ours, 0.1, 12, 3), curve(lr_schedule(config), 0.1, 12, 3))
+    assert not lr_schedule(config, compat=True).notes
     plain = lr_schedule(policy, by_epoch=False, compat=True)
     near(curve(plain, 0.1, 12, 3), curve(lr_schedule({**policy, "by_epoch": False}), 0.1, 12, 3))
 
 
 def test_there_a_momentum_goes_by_epoch_where_the_config_does_not_say() -> None:
     cosine = {"policy": "CosineAnnealing", "min_momentum": 0.1}
-    for given in (cosine, {**cosine, "by_epoch": True}):
-        theirs = momentum_schedule(given, by_epoch=False, compat=True)
+    for config in (cosine, {**cosine, "by_epoch": True}):
+        theirs = momentum_schedule(config, by_epoch=False, compat=True)
         assert theirs is not None
         near(curve(theirs, 0.9, 12, 3), [0.9] * 12)
     ours = momentum_schedule(cosine, by_epoch=False)
