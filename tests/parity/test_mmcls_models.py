@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from visloom.cli import main
 from visloom.convert import common
 from visloom.convert import mmcls as converter
 from visloom.convert.mmcls import zoo
+from visloom.data.wrappers import Repeat
 from visloom.errors import ConfigError
 from visloom.saved import open_saved
-from visloom.tasks.classify import Custom, ResNetCifar, Timm
+from visloom.tasks.classify import Custom, Normalise, ResNetCifar, Timm
 
 QUICK = ("lenet5_mnist", "shufflenet_v1_1x_b64x16_linearlr_bn_nowd_imagenet", "resnet18_b16x8_cifar10")
 SLOW = (
@@ -247,6 +249,23 @@ def test_moments_that_are_not_exact_are_left_behind_aloud(small, tmp_path):
     torch.save({"state_dict": small, "optimizer": optimizer_of(small)}, tmp_path / "a.pth")
     converted = common.convert(converter, [tmp_path / "a.pth"])
     assert "--into" in next(row for row in converted.rows if row.key == "optimizer").note
+
+
+def test_a_recipe_of_other_pictures_than_cifar_says_how_they_come(small, tmp_path):
+    from visloom.config import load
+
+    torch.save({"state_dict": small}, tmp_path / "a.pth")
+    mine = Normalise((120.0, 115.0, 105.0), (60.0, 59.0, 58.0))
+    folder = load("folder")
+    folder = replace(folder, task=replace(folder.task, net=ResNetCifar(18), normalise=mine))
+    converted = common.convert(converter, [tmp_path / "a.pth"], into=folder)
+    assert converted.task.normalise == mine and any(
+        "colours: rgb, as --into" in note for note in converted.notes
+    )
+    cifar = load("cifar10")
+    again = replace(cifar, train=replace(cifar.train, source=Repeat(source=cifar.train.source, times=2)))
+    for run in (cifar, again):
+        assert common.convert(converter, [tmp_path / "a.pth"], into=run).task.normalise.order == "bgr"
 
 
 def test_moments_of_weights_that_an_average_has_replaced_are_left_behind(small, tmp_path):

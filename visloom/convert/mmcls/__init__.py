@@ -82,7 +82,7 @@ def weights(
     if told is not None and not _same_network(told, found):
         told = None
     names, source = checkpoints.class_names(old, found.classes, classes)
-    normalise, why = checkpoints.normalisation(old, found, tree, told, colours)
+    normalise, why = checkpoints.normalisation(old, found, tree, told, into, colours)
     task = _task(found, old, into or told, names, normalise)
     ours, tensors, rows, notes = _tensors(old, found, task)
     base = into or told

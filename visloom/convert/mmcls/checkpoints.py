@@ -11,7 +11,7 @@ the mean and deviation of RGB. Since 0.12 (checkpoints of 2021-05-28 and later) 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,9 +22,11 @@ from visloom.convert.mmcls import configs, zoo
 from visloom.convert.mmcls.pipelines import RGB_ARRAYS
 from visloom.convert.oldfiles import Old
 from visloom.convert.pyconfig import Tree
+from visloom.data.cifar import Cifar
 from visloom.errors import ConfigError, VisloomError
 from visloom.run import Run
-from visloom.tasks.classify import Normalise, ResNetCifar
+from visloom.stream import walk_sources
+from visloom.tasks.classify import Classify, Normalise, ResNetCifar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,11 +80,11 @@ def class_names(old: Old, count: int, file: str) -> tuple[tuple[str, ...], str]:
 
 
 def normalisation(
-    old: Old, found: zoo.Found, tree: Tree | None, run: Run | None, asked: str
+    old: Old, found: zoo.Found, tree: Tree | None, run: Run | None, into: Run | None, asked: str
 ) -> tuple[Normalise, str]:
     """What the network expects of its pictures, and why.
 
-    asked: "rgb" or "bgr" where the user says so, else "".
+    run: of the file's config.  into: that the user names.  asked: "rgb" or "bgr" where the user says so, else "".
     """
     usual = found.net.normalisation() or zoo.IMAGENET
     stated = _stated(tree, run)
@@ -95,10 +97,27 @@ def normalisation(
         return values, "pictures are gray"
     if stated is not None:
         return values, f"colours: {values.order}, from to_rgb of the file's config"
+    if into is not None and isinstance(into.task, Classify) and not _has_cifar(into):
+        values = into.task.normalisation()
+        return values, f"colours: {values.order}, as --into has them"
     if not isinstance(found.net, ResNetCifar):
         return values, "colours: rgb, as all of the zoo's ImageNet weights"
     order, why = _vintage(old)
     return replace(values, order=order), f"colours: {order}, {why}; --option colours=rgb|bgr says otherwise"
+
+
+def _has_cifar(run: Run) -> bool:
+    """Say whether a run trains on CIFAR, which the original turned round."""
+    return any(isinstance(inner, Cifar) for source in walk_sources(run.train) for inner in _innermost(source))
+
+
+def _innermost(source: Any) -> Iterator[Any]:
+    """The sources inside wrappers (repeated, joined, balanced ones), or the source itself."""
+    inner = getattr(source, "parts", None) or ([source.source] if hasattr(source, "source") else ())
+    if not inner:
+        yield source
+    for one in inner:
+        yield from _innermost(one)
 
 
 def _stated(tree: Tree | None, run: Run | None) -> Normalise | None:
