@@ -20,7 +20,6 @@ from visloom.data.truth import Truth, WorldBoxes
 from visloom.keys import generator
 from visloom.tasks.fusion3d import Fusion3d
 from visloom.tasks.fusion3d.nds import Rules, evaluate
-from visloom.tasks.fusion3d.world import submission
 
 RECORDED = Path(__file__).with_name("nuscenes_devkit.json")
 SOURCE = Rides(part="val", rides=2, moments=3, height=64, width=128)
@@ -76,10 +75,39 @@ def test_recorded_answers(root):
     agree(summary, json.loads(RECORDED.read_text()))
 
 
+def written(folder: Path, truths: list[Truth], found: dict[str, WorldBoxes]) -> dict:
+    """The metrics_summary.json that an evaluation leaves, its results.json beside it."""
+    metric = Fusion3d(merge=False).metrics()["nds"]
+    metric.merge([({token: (token, boxes) for token, boxes in found.items()}, {t.token: t for t in truths})])
+    assert metric.write(folder) == ["metrics_summary.json", "results.json"]
+    return json.loads((folder / "metrics_summary.json").read_text())
+
+
+def test_the_file_is_the_devkits(root, tmp_path):
+    """Key by key in its order, numbers of its kinds, and what it says about the submission.
+
+    Its values are those of the arrays with moments in the order of results.json. (The devkit breaks ties of scores so
+    for nuScenes' own splits, and in the order of the tables for others: the recorded answers.)
+    """
+    truths = truths_of(root)
+    found = detections(truths, 0.7)
+    mine = written(tmp_path, truths, found)
+    assert form(mine) == form({**json.loads(RECORDED.read_text()), "eval_time": 1.0, "meta": mine["meta"]})
+    agree(mine, evaluate(found, sorted(truths, key=lambda t: t.token), CLASSES).summary(Rules()))
+    assert mine["eval_time"] > 0
+    assert mine["meta"] == json.loads((tmp_path / "results.json").read_text())["meta"]
+    assert mine["meta"]["use_camera"] and mine["meta"]["use_radar"] and not mine["meta"]["use_lidar"]
+
+
+def form(value):
+    """Names in their order, and types."""
+    return [(name, form(v)) for name, v in value.items()] if isinstance(value, dict) else type(value)
+
+
 def agree(mine, theirs) -> None:
-    """Every number of two summaries, NaN where NaN is; same names."""
+    """Every number of two summaries, NaN where NaN is; the same names in the same order."""
     skip = ("eval_time", "meta")
-    assert mine.keys() == theirs.keys()
+    assert list(mine) == list(theirs)
     for name, value in theirs.items():
         if name in skip:
             continue
@@ -93,25 +121,28 @@ def agree(mine, theirs) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.7])
 def test_the_devkit_itself(root, tmp_path, noise):
+    """It judges the submission that an evaluation leaves; the file that it writes is the one that is there already."""
     pytest.importorskip(
         "nuscenes", reason="nuscenes-devkit is not installed: pip install --no-deps nuscenes-devkit"
     )
     truths = truths_of(root)
     found = detections(truths, noise)
-    summary = ask_devkit(root, tmp_path, json.dumps(submission(found, Fusion3d())))
+    draws = generator(7)
+    found = {t: replace(b, score=b.score + 1e-4 * draws.random(len(b))) for t, b in found.items()}  # no ties
+    mine = written(tmp_path, truths, found)
+    theirs = ask_devkit(root, tmp_path / "devkit", tmp_path / "results.json")
     if not noise:
-        assert summary["nd_score"] == pytest.approx(1.0)
-    agree(evaluate(found, truths, CLASSES).summary(Rules()), summary)
+        assert theirs["nd_score"] == pytest.approx(1.0)
+    agree(mine, theirs)
+    assert form(mine) == form(theirs) and mine["meta"] == theirs["meta"]
 
 
-def ask_devkit(root: Path, folder: Path, text: str) -> dict:
+def ask_devkit(root: Path, folder: Path, file: Path) -> dict:
     """The devkit's metrics_summary.json of a submission."""
     from nuscenes import NuScenes as Devkit
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    file = folder / "results.json"
-    file.write_text(text)
     devkit = Devkit(version=VERSION, dataroot=str(root), verbose=False)
     judge = DetectionEval(
         devkit, config_factory("detection_cvpr_2019"), str(file), "town_val", str(folder), verbose=False

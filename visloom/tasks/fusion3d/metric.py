@@ -45,7 +45,8 @@ UNITS = {
 class Nds:
     """ "nds", "map", the mean errors, and "ap/CLASS" of each class: see `visloom/tasks/fusion3d/nds.py`.
 
-    A set without any truth reports NaN. Memory: K rows of about 80 bytes a picture.
+    Ties of scores are broken in the order of results.json, as the devkit does for nuScenes' own splits. A set without
+    any truth reports NaN. Memory: K rows of about 80 bytes a picture.
     """
 
     def __init__(self, spec: Fusion3d) -> None:

@@ -111,6 +111,7 @@ class Scores:
         """The devkit's metrics_summary.json."""
         errors = self.errors
         reach = {name: rules.reach.get(name, rules.far) for name in self.aps}
+        whole = {name: int(far) if float(far).is_integer() else far for name, far in reach.items()}
         return {
             "label_aps": {n: {str(d): ap for d, ap in each.items()} for n, each in self.aps.items()},
             "mean_dist_aps": self.class_aps,
@@ -121,7 +122,7 @@ class Scores:
             "nd_score": self.nds,
             "eval_time": seconds,
             "cfg": {
-                "class_range": reach,
+                "class_range": whole,  # as the devkit writes them: 50, not 50.0
                 "dist_fcn": "center_distance",
                 "dist_ths": list(rules.distances),
                 "dist_th_tp": rules.matched_at,
