@@ -46,7 +46,7 @@ def test_radar_files_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        (b"DATA binary", b"DATA ascii", "DATA binary"),
+        (b"DATA binary", b"DATA binary_compressed", "DATA binary"),
         (b"POINTS 5", b"POINTS 9", "do not fit"),
         (b"WIDTH 5", b"WIDTH five", "expected a number"),
         (b" vx_comp", b" vx_camp", "no field vx_comp"),
@@ -140,7 +140,7 @@ def test_tables_that_cannot_be_used(root, tmp_path):
         len(NuScenes(root=str(root), scenes="nothing"))
     scenes = root / "v1.0-mini" / "scene.json"
     rows = json.loads(scenes.read_text())
-    scenes.write_text(json.dumps([{**row, "name": "scene-9999"} for row in rows]))
+    scenes.write_text(json.dumps([{**row, "name": f"scene-999{i}"} for i, row in enumerate(rows)]))
     with pytest.raises(DataError, match="none of the 700 scenes"):
         len(NuScenes(root=str(root), scenes="train"))
     scenes.write_text(json.dumps(rows))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from visloom.data.images import read_image
 from visloom.data.layout import Layout, head, some
-from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES
+from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES, picture_name
 from visloom.data.nuscenes.source import cache_folder
 from visloom.data.scene_sample import joined
 from visloom.data.space import about_z, move
@@ -127,18 +127,18 @@ class Converted(Source):
         image = read_image(opened.root / str(at["picture_file"][index]))
         rows = slice(*at["box_start"][index : index + 2].tolist())
         radar = np.array(opened.radar[slice(*at["radar_start"][index : index + 2].tolist())])
-        lens, pose = at["calib"][index], at["pose"][index]
+        lens, pose, camera = at["calib"][index], at["pose"][index], CAMERAS[int(at["camera"][index])]
         names = ("center", "dims", "yaw", "velocity", "attribute", "alpha")
         boxes = {"boxes": at["box_framed"][rows], "labels": at["box_label"][rows]}
         return joined(
             {**boxes, **{f"box_{name}": at[f"box_{name}"][rows] for name in names}},
-            name=Path(str(at["picture_file"][index])).stem,
+            name=picture_name(str(at["picture_file"][index]), camera),
             image=image,
             lens=lens,
             pose=pose,
             radar=np.hstack([radar, np.zeros((len(radar), 1), np.float32)]),
             token=str(at["token"][index]),
-            camera=CAMERAS[int(at["camera"][index])],
+            camera=camera,
             truth=_truth(at, index),
             attributes=ATTRIBUTES,
         )

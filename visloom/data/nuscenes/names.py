@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 CLASSES = (
     "car", "truck", "bus", "trailer", "construction_vehicle", "pedestrian", "motorcycle", "bicycle", "traffic_cone",
     "barrier",
@@ -51,3 +53,13 @@ RADARS = {
 """Camera -> radars that see some of what it sees."""
 
 RADAR_CHANNELS = tuple(dict.fromkeys(name for names in RADARS.values() for name in names))
+
+
+def picture_name(file: str, camera: str) -> str:
+    """The id of a picture: its file's stem, as nuScenes names them apart; else its path without the ending.
+
+    Other writers call a file 000001.jpg in the folder of each camera, or of each scene.
+    """
+    path = PurePosixPath(file)
+    own = path.parts[:-1] == ("samples", camera) and camera in path.stem
+    return path.stem if own else str(path.with_suffix(""))

@@ -1,4 +1,4 @@
-"""Radar files of nuScenes: `.pcd` version 0.7 in binary form, 43 bytes a return.
+"""Radar files of nuScenes: `.pcd` version 0.7 in binary form, 43 bytes a return; other writers' text too.
 
 The header says which fields there are, how large, and how many returns; all of it is checked against the
 file before any
@@ -41,14 +41,36 @@ def read_pcd(file: Path) -> NDArray[Any]:
         raise DataError(
             f"{file}: WIDTH {width}, HEIGHT {height} and POINTS {points} do not fit: one row of points is read"
         )
-    if len(raw) - start < points * kind.itemsize:
+    if header["DATA"] == ["ascii"]:
+        returns = _rows(file, raw[start:], kind, points)
+    elif len(raw) - start < points * kind.itemsize:
         raise DataError(
             f"{file}: the radar file is truncated: {points} returns of {kind.itemsize} bytes need "
             f"{points * kind.itemsize:,} bytes after the header, there are {len(raw) - start:,}"
         )
-    returns = np.frombuffer(raw, kind, points, start)
+    else:
+        returns = np.frombuffer(raw, kind, points, start)
     if points and np.isnan(returns["x"][0]):  # how nuScenes writes that nothing was seen
         return returns[:0]
+    return returns
+
+
+def _rows(file: Path, raw: bytes, kind: np.dtype[Any], points: int) -> NDArray[Any]:
+    """Returns that are written as text, one a line."""
+    rows = [words for line in raw.decode("ascii", "replace").splitlines() if (words := line.split())]
+    assert kind.names is not None
+    if len(rows) < points:
+        raise DataError(
+            f"{file}: the radar file is truncated: POINTS says {points} returns, it has {len(rows)} lines"
+        )
+    returns = np.zeros(points, kind)
+    for number, words in enumerate(rows[:points]):
+        try:
+            returns[number] = tuple(np.float64(word) for word in words)
+        except (ValueError, OverflowError) as error:
+            raise DataError(
+                f"{file}: return {number + 1} is not {len(kind.names)} numbers: {' '.join(words)[:80]}"
+            ) from error
     return returns
 
 
@@ -74,8 +96,10 @@ def _header(file: Path, raw: bytes) -> tuple[dict[str, list[str]], int]:
     missing = [name for name in _HEADER if name not in header]
     if missing:
         raise DataError(f"{file}: the header of the radar file has no {', '.join(missing)}")
-    if header["DATA"] != ["binary"]:
-        raise DataError(f"{file}: radar files are DATA binary, this one is {' '.join(header['DATA'])}")
+    if header["DATA"] not in (["binary"], ["ascii"]):
+        raise DataError(
+            f"{file}: radar files are DATA binary or ascii, this one is {' '.join(header['DATA'])}"
+        )
     return header, at
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from visloom.data.images import read_image
 from visloom.data.layout import Layout
-from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
+from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES, RADAR_CHANNELS, RADARS, picture_name
 from visloom.data.nuscenes.pcd import read_pcd, usable
 from visloom.data.nuscenes.tables import SWEEPS, Index, cached_file, convert, scene_names, version_of
 from visloom.data.scene_sample import scene_sample
@@ -145,7 +145,7 @@ class NuScenes(Source):
         return scene_sample(
             scene,
             moment,
-            name=Path(str(scene["picture_file"][row])).stem,
+            name=picture_name(str(scene["picture_file"][row]), camera),
             image=image,
             lens=lens,
             pose=pose,

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CATEGORIES, CLASSES, RACK, RADAR_CHANNELS
 from visloom.data.nuscenes.splits import SPLITS, scenes_of
-from visloom.data.space import rotation_matrix
 from visloom.durable import write_json
 from visloom.errors import DataError
 
@@ -36,8 +35,11 @@ TABLES = (
 ANNOTATIONS = ("sample_annotation", "instance", "category", "attribute")
 """Tables without which pictures and radar can still be predicted."""
 
-FORM = 3
+FORM = 4
 """Of the cached files; another number converts anew."""
+
+_PROBED = 8
+"""Of a scene's missing files, so many first and last ones are looked for again."""
 
 SWEEPS = 12
 """Sweeps of a radar that are remembered, the keyframe's among them; a second of nuScenes."""
@@ -98,6 +100,11 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
     here = [row["name"] for row in table(folder, "scene")]
     if not here:
         raise DataError(f"{folder}/scene.json: the table lists no scene: unpack the archive again")
+    twice = sorted({name for name in here if here.count(name) > 1}) if len(set(here)) < len(here) else []
+    if twice:
+        raise DataError(
+            f"{folder}/scene.json: scenes are told apart by name; {', '.join(twice[:3])} is there twice"
+        )
     if split == "all":
         return here
     if split in here:
@@ -146,7 +153,7 @@ def convert(
     gone = [name for name in ANNOTATIONS if not (root / version / f"{name}.json").is_file()]
     place = cache / f"{version}-{stamp}"
     place.mkdir(parents=True, exist_ok=True)
-    todo = [name for name in names if not cached_file(place, name, ".json").is_file()]
+    todo = [name for name in names if not _is_cached(root, place, name)]
     if todo:
         say(f"nuScenes {version}: reading tables for {len(todo)} of {len(names)} scenes of {split}")
         try:
@@ -198,13 +205,22 @@ def cached_file(place: Path, name: str, ending: str) -> Path:
     return place / f"{name if plain else hashlib.sha256(name.encode()).hexdigest()}{ending}"
 
 
+def _is_cached(root: Path, place: Path, name: str) -> bool:
+    """Whether a scene is cached and nothing that was missing then has come since: another archive may be unpacked."""
+    file = cached_file(place, name, ".json")
+    if not file.is_file():
+        return False
+    gone = json.loads(file.read_text(encoding="utf-8"))["gone"]
+    return not any((root / each).is_file() for each in [*gone[:_PROBED], *gone[-_PROBED:]])
+
+
 def _write_scene(place: Path, name: str, scene: _Scene) -> None:
     """Write a scene's arrays, then its head: a scene with a head is whole."""
     file = cached_file(place, name, ".npz")
     part = place / f".{file.stem}.tmp-{os.getpid()}.npz"
     np.savez_compressed(part, allow_pickle=False, **scene.arrays)
     os.replace(part, file)
-    head = {"pictures": len(scene.arrays["camera"]), "notes": list(scene.notes)}
+    head = {"pictures": len(scene.arrays["camera"]), "notes": scene.notes, "gone": scene.gone}
     write_json(cached_file(place, name, ".json"), head)
 
 
@@ -223,8 +239,11 @@ class _ByToken(dict[str, Any]):
 
 @dataclass
 class _Scene:
+    """What is cached of a scene. gone: files that the tables name and that are not on disk."""
+
     arrays: dict[str, Array]
     notes: list[str]
+    gone: list[str]
 
 
 class _Tables:
@@ -244,10 +263,14 @@ class _Tables:
         channels = ((token, sensors[row["sensor_token"]]) for token, row in self.calibrated.items())
         self.channel = _ByToken(self.calibrated.file, channels)
         for name, row in self.calibrated.items():
-            _check_rotation(folder / "calibrated_sensor.json", name, row)
+            _check_rotation(
+                folder / "calibrated_sensor.json", name, row, camera=self.channel[name] in CAMERAS
+            )
         self.pose = by_token("ego_pose")
         _check_poses(self.pose.file, self.pose)
-        self.scenes = {row["name"]: row for row in table(folder, "scene")}
+        self.scenes = {
+            row["name"]: row for row in table(folder, "scene")
+        }  # `scene_names` has seen no name twice
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in table(folder, "sample"):
             self.samples[row["scene_token"]].append(row)
@@ -271,6 +294,7 @@ class _Tables:
     def scene(self, name: str) -> _Scene:
         """What the pictures of a scene need."""
         notes: list[str] = []
+        gone: dict[str, None] = {}  # a set in order
         moments = sorted(self.samples[self.scenes[name]["token"]], key=lambda row: row["timestamp"])
         pictures: dict[str, list[Any]] = defaultdict(list)
         sweeps: dict[str, list[Any]] = defaultdict(list)
@@ -279,9 +303,13 @@ class _Tables:
         for number, moment in enumerate(moments):
             frames = self.keyframes.get(moment["token"], {})
             for at, channel in enumerate(CAMERAS):
-                self._picture(number, at, frames.get(channel), f"{name}/{number} {channel}", pictures, notes)
+                self._picture(
+                    number, at, frames.get(channel), f"{name}/{number} {channel}", pictures, (notes, gone)
+                )
             for at, channel in enumerate(RADAR_CHANNELS):
-                self._sweeps(number, at, frames.get(channel), f"{name}/{number} {channel}", sweeps, notes)
+                self._sweeps(
+                    number, at, frames.get(channel), f"{name}/{number} {channel}", sweeps, (notes, gone)
+                )
             self._boxes(number, moment["token"], boxes)
             origins.append(self._origin(frames))
         arrays = {
@@ -290,7 +318,6 @@ class _Tables:
             "moment": np.array(pictures["moment"], np.int64),
             "camera": np.array(pictures["camera"], np.int64),
             "picture_file": np.array(pictures["file"], "U"),
-            "size": np.array(pictures["size"], np.int64).reshape(-1, 2),
             "intrinsic": np.array(pictures["intrinsic"], np.float64).reshape(-1, 3, 3),
             "pose": np.array(pictures["pose"], np.float64).reshape(-1, 4, 4),
             "sweep_moment": np.array(sweeps["moment"], np.int64),
@@ -308,7 +335,7 @@ class _Tables:
             "box_attribute": np.array(boxes["attribute"], np.int64),
             "box_points": np.array(boxes["points"], np.int64),
         }
-        return _Scene(arrays, notes)
+        return _Scene(arrays, notes, list(gone))
 
     def _picture(
         self,
@@ -317,18 +344,16 @@ class _Tables:
         row: dict[str, Any] | None,
         what: str,
         pictures: dict[str, list[Any]],
-        notes: list[str],
+        lost: tuple[list[str], dict[str, None]],
     ) -> None:
         if row is None:
-            notes.append(f"{what}: no picture in the tables")
+            lost[0].append(f"{what}: no picture in the tables")
             return
-        if not (self.root / row["filename"]).is_file():
-            notes.append(f"{what}: {row['filename']} is not on disk")
+        if not self._there(row, what, lost):
             return
         pictures["moment"].append(number)
         pictures["camera"].append(at)
         pictures["file"].append(row["filename"])
-        pictures["size"].append((row["height"], row["width"]))
         pictures["intrinsic"].append(self.calibrated[row["calibrated_sensor_token"]]["camera_intrinsic"])
         pictures["pose"].append(self._to_world(row))
 
@@ -339,27 +364,35 @@ class _Tables:
         row: dict[str, Any] | None,
         what: str,
         sweeps: dict[str, list[Any]],
-        notes: list[str],
+        lost: tuple[list[str], dict[str, None]],
     ) -> None:
         """The keyframe of a radar and those before it, back to the beginning of the scene."""
         if row is None:
-            notes.append(f"{what}: no radar sweep in the tables")
+            lost[0].append(f"{what}: no radar sweep in the tables")
             return
         first = row["timestamp"]
         for back in range(SWEEPS):
-            if (self.root / row["filename"]).is_file():
+            if self._there(row, what, lost):
                 sweeps["moment"].append(number)
                 sweeps["radar"].append(at)
                 sweeps["back"].append(back)
                 sweeps["age"].append((first - row["timestamp"]) * 1e-6)
                 sweeps["file"].append(row["filename"])
                 sweeps["pose"].append(self._to_world(row))
-            else:
-                notes.append(f"{what}: {row['filename']} is not on disk")
             before = self.data.get(row["prev"])
             if before is None:
                 return
             row = before
+
+    def _there(self, row: dict[str, Any], what: str, lost: tuple[list[str], dict[str, None]]) -> bool:
+        """Whether a reading's file is on disk; if not, it is noted once, and kept among the files that are gone."""
+        file = row["filename"]
+        if file not in lost[1]:
+            if (self.root / file).is_file():
+                return True
+            lost[0].append(f"{what}: {file} is not on disk")
+            lost[1][file] = None
+        return False
 
     def _to_world(self, row: dict[str, Any]) -> Array:
         """A sensor's frame -> the world at the time of a reading."""
@@ -409,17 +442,18 @@ class _Tables:
         return np.asarray((np.array(last["translation"]) - np.array(first["translation"])) / time)
 
 
-def _check_rotation(file: Path, token: str, row: dict[str, Any]) -> None:
+def _check_rotation(file: Path, token: str, row: dict[str, Any], *, camera: bool) -> None:
     """Raise DataError where a calibration's rotation is none."""
     value = np.asarray(row.get("rotation", ()), np.float64)
     if value.shape != (4,) or not np.isfinite(value).all() or abs(float(np.linalg.norm(value)) - 1) > 1e-3:
         raise DataError(
             f"{file}: the rotation of {token} is no unit quaternion w x y z: {row.get('rotation')}"
         )
-    intrinsic = np.asarray(row.get("camera_intrinsic") or np.eye(3), np.float64)
+    if not camera:
+        return
+    intrinsic = np.asarray(row.get("camera_intrinsic") or np.zeros((3, 3)), np.float64)
     if intrinsic.shape != (3, 3) or not np.isfinite(intrinsic).all() or abs(np.linalg.det(intrinsic)) < 1e-9:
         raise DataError(f"{file}: the camera_intrinsic of {token} is no invertible 3x3 matrix")
-    assert rotation_matrix(value).shape == (3, 3)
 
 
 def _check_poses(file: Path, poses: Mapping[str, Mapping[str, Any]]) -> None:

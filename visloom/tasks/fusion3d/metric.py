@@ -88,6 +88,10 @@ class Nds:
                 self._table[name] = (token, boxes)
         self._found.clear()
 
+    def _annotated(self) -> bool:
+        """Whether there is any box to be found."""
+        return any(len(truth.boxes) for truth in self._truth.values())
+
     def detections(self) -> dict[str, WorldBoxes]:
         """Detections of each moment, cameras joined, moments in the order of their names."""
         self._settle()
@@ -105,7 +109,7 @@ class Nds:
         return evaluate(self.detections(), truths, self.spec.classes, self.spec.rules)
 
     def compute(self) -> dict[str, float]:
-        if not self._truth:
+        if not self._annotated():
             return dict.fromkeys(self.names, float("nan"))
         scores = self.scores()
         errors = {NAMES[name]: value for name, value in scores.errors.items()}
@@ -114,7 +118,7 @@ class Nds:
 
     def tables(self) -> dict[str, Any]:
         """The table of classes; the devkit's summary; precision and the errors over recall, of boxes within 2 m."""
-        if not self._truth:
+        if not self._annotated():
             return {}
         scores = self.scores()
         rows = [
@@ -159,7 +163,7 @@ class Nds:
 
     def write(self, folder: Path) -> list[str]:
         """Write metrics_summary.json as the devkit does, and the submission results.json; returns their names."""
-        if not self._truth:
+        if not self._annotated():
             return []
         began = perf_counter()
         summary = self.scores().summary(self.spec.rules)
