@@ -292,7 +292,8 @@ def test_missing_keys_have_the_originals_defaults(tmp_path):
         ("trainer.monitor", "min val_loss", lambda run: run.evals["val"].monitor == Monitor("min", "loss")),
         ("trainer.val", False, lambda run: run.evals == {}),
         ("train_loader.args.val_split", 0.1, lambda run: str(run.train.source.split) == "head:0.9"),
-        ("train_loader.args.augment", False, lambda run: len(run.train.transform) == 2),
+        ("train_loader.args.augment", False, lambda run: run.train.transform == ()),  # it leaves pictures as they are
+        ("train_loader.args.crop_size", 0, lambda run: "Crop" not in str(run.train.transform)),
         ("train_loader.args.blur", True, lambda run: type(run.train.transform[-1]).__name__ == "GaussianBlur"),
         ("lr_scheduler.type", "OneCycle", lambda run: isinstance(run.schedule, OneCycle) and run.momentum is not None),
         ("optimizer.type", "Adam", lambda run: run.optim.name == "Adam"),
@@ -316,6 +317,41 @@ def test_keys_go_where_they_belong(tmp_path, path, value, look):
 def test_what_is_not_known_is_said(tmp_path, path, value, match):
     with pytest.raises(ConfigError, match=match):
         convert(tmp_path, changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "match"),
+    [
+        ("train_loader.args.batch_size", 0, "train_loader.args.batch_size is a whole number from 1, got 0"),
+        (
+            "train_loader.args.batch_size",
+            "8",
+            "train_loader.args.batch_size is a whole number from 1, got '8'",
+        ),
+        ("train_loader.args.base_size", "x", "train_loader.args.base_size"),
+        ("train_loader.args.crop_size", -3, "train_loader.args.crop_size"),
+        ("train_loader.args.val_split", 1.5, "train_loader.args.val_split"),
+        ("train_loader.args.num_workers", -5, "train_loader.args.num_workers"),
+        ("train_loader.args", [], "train_loader.args is a JSON object"),
+        ("val_loader.args.batch_size", 0, "val_loader.args.batch_size"),
+        ("trainer.epochs", 0, "trainer.epochs"),
+        ("trainer.epochs", [1], "trainer.epochs"),
+        ("trainer.save_period", 0, "trainer.save_period"),
+        ("trainer.val_per_epochs", 0, "trainer.val_per_epochs"),
+        ("trainer.early_stop", -2, "trainer.early_stop"),
+        ("trainer.log_per_iter", -1, "trainer.log_per_iter"),
+        ("optimizer.args.lr", -1, "optimizer.args.lr is a number above 0, got -1"),
+        ("optimizer.args.lr", [1], "optimizer.args.lr"),
+        ("optimizer.args.weight_decay", "a", "optimizer.args.weight_decay"),
+        ("arch.args.backbone", "resnet51", "arch.args.backbone: .*resnet51"),
+        ("arch.args.backbone", 5, "arch.args.backbone: .*'5'"),
+    ],
+)
+def test_values_that_cannot_be_are_errors_with_file_and_key(tmp_path, path, value, match, capsys):
+    with pytest.raises(ConfigError, match=f"config.json: {match}"):
+        convert(tmp_path, changed(path, value))
+    words = ["import-config", "template", str(tmp_path / "config.json"), "--out", str(tmp_path / "a.yaml")]
+    assert main(words) == 3 and "bug" not in capsys.readouterr().err
 
 
 def test_files_that_are_no_configs(tmp_path):

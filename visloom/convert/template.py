@@ -263,6 +263,26 @@ class _Keys:
         self.rows.append(Row(key, verdict, note))
         return value
 
+    def whole(self, key: str, default: Any, *, note: str, least: int = 1) -> Any:
+        """A whole number, or the default; None and false are 0 where 0 may be. Raises ConfigError."""
+        value = self.take(key, default, note=note)
+        value = 0 if least == 0 and not value else value
+        if value is not default and (type(value) is not int or value < least):
+            raise ConfigError(f"{key} is a whole number from {least}, got {value!r}")
+        return value
+
+    def number(self, key: str, default: float, *, note: str, positive: bool = False) -> float:
+        """A number that is not negative, or the default. Raises ConfigError."""
+        value = self.take(key, default, note=note)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value < 0
+            or (positive and not value)
+        ):
+            raise ConfigError(f"{key} is a number {'above 0' if positive else 'from 0'}, got {value!r}")
+        return float(value)
+
     def drop(self, keys: Sequence[str], why: str, verdict: Verdict = "not needed") -> None:
         """Say of keys why they go nowhere."""
         for key in keys:
@@ -294,7 +314,8 @@ def config(file: Path) -> ConvertedConfig:
     """Turn a JSON config of the template into a run.
 
     Raises:
-        ConfigError: the file is no JSON object, or names an architecture, data set or loss that is not known here.
+        ConfigError: the file is no JSON object; it names an architecture, data set or loss that is not known here; a
+            value that cannot be.
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
@@ -302,13 +323,25 @@ def config(file: Path) -> ConvertedConfig:
         raise ConfigError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict) or not isinstance(value.get("arch"), dict):
         raise ConfigError(f"{file} is no config of the template: it has no arch")
+    try:
+        for place in ("arch", "train_loader", "val_loader", "optimizer", "lr_scheduler"):
+            args = _dig(value, place, "args")
+            if args is not None and not isinstance(args, Mapping):
+                raise ConfigError(f"{place}.args is a JSON object, got {args!r}")
+        return _to_run(value)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}", path=error.path) from error
+
+
+def _to_run(value: Mapping[str, Any]) -> ConvertedConfig:
+    """A config as a run. Raises ConfigError, which names the key."""
     keys = _Keys(value)
     name = str(keys.take("name", "imported", note="name"))
     keys.drop(["n_gpu"], "--nproc N, or --gpus 0,1")
     net, rules, frozen_norms = _arch(keys)
     kind = str(keys.take("train_loader.type", "", note="train.source"))
     if not kind:
-        raise ConfigError(f"{file}: train_loader.type names no data set")
+        raise ConfigError("train_loader.type names no data set")
     data = _data(kind)
     train, host = _train(keys, data)
     optim, schedule, momentum = _optim(keys)
@@ -368,7 +401,10 @@ def _arch(keys: _Keys) -> tuple[NetSpec, tuple[Rule, ...], bool]:
         raise ConfigError(
             f"arch.type {kind!r} is not here; there is {', '.join(nets)}. docs/where-is.md says what comes nearest"
         )
-    net: NetSpec = nets[kind]()
+    try:
+        net: NetSpec = nets[kind]()
+    except ValueError as error:
+        raise ConfigError(f"{args}backbone: {error}") from error
     if isinstance(net, Smp) and kind == "DeepLab":
         stride = keys.take(f"{args}output_stride", 16, note="task.net.options.encoder_output_stride")
         net = replace(net, options={"encoder_output_stride": int(stride)})
@@ -389,9 +425,10 @@ def _arch(keys: _Keys) -> tuple[NetSpec, tuple[Rule, ...], bool]:
 def _train(keys: _Keys, data: _Data) -> tuple[Shuffled, Host]:
     """The training stream: one warp per sample where the original interpolates after each step."""
     at = "train_loader.args."
-    batch = int(keys.take(f"{at}batch_size", 8, note="train.batch"))
-    base = keys.take(f"{at}base_size", None, note="train.transform: RandomScale.long, or Resize.long")
-    crop = keys.take(f"{at}crop_size", 321, note="train.transform: Pad and RandomCrop; padding is ignored")
+    batch = keys.whole(f"{at}batch_size", 8, note="train.batch")
+    base = keys.whole(f"{at}base_size", 0, note="train.transform: RandomScale.long, or Resize.long", least=0)
+    cropped = "train.transform: Pad and RandomCrop, where it augments; padding is ignored"
+    crop = keys.whole(f"{at}crop_size", 321, note=cropped, least=0)
     augment = bool(keys.take(f"{at}augment", True, note="train.transform"))
     scale = bool(keys.take(f"{at}scale", True, note="train.transform: RandomScale"))
     flip = bool(keys.take(f"{at}flip", True, note="train.transform: RandomFlip"))
@@ -401,25 +438,27 @@ def _train(keys: _Keys, data: _Data) -> tuple[Shuffled, Host]:
     blur = bool(keys.take(f"{at}blur", False, note="train.transform: GaussianBlur"))
     transform: list[Any] = []
     if base and augment:
-        transform.append(RandomScale(scale=(0.5, 2.0), long=int(base)) if scale else Resize(long=int(base)))
+        transform.append(RandomScale(scale=(0.5, 2.0), long=base) if scale else Resize(long=base))
     if rotate and augment:
         transform.append(RandomRotation(degrees=10.0))
-    if crop:
-        transform += [Pad(size=int(crop)), RandomCrop(size=int(crop))]
+    if crop and augment:
+        transform += [Pad(size=crop), RandomCrop(size=crop)]
     if flip and augment:
         transform.append(RandomFlip())
     if blur and augment:
         transform.append(GaussianBlur(sigma=(0.1, 1.0), p=0.4))
     source = _source(keys, at, data.train)
-    held = float(keys.take(f"{at}val_split", 0, note="train.source.split") or 0)
+    held = keys.take(f"{at}val_split", None, note="train.source.split") or 0
+    if not isinstance(held, int | float) or not 0 <= held < 1:
+        raise ConfigError(f"{at}val_split is a share from 0 and below 1, got {held!r}")
     if held:
         source = replace(source, split=Split("head", 1 - held))
     shuffle = bool(keys.take(f"{at}shuffle", True, note="train.shuffle"))
     keys.drop([f"{at}return_id"], "samples always carry their id")
     keys.drop([f"{at}val"], "training and evaluation streams have their own transforms")
-    workers = keys.take(f"{at}num_workers", None, note="host.workers")
+    workers = keys.whole(f"{at}num_workers", -1, note="host.workers", least=0)
     root = keys.take(f"{at}data_dir", None, note="host.data")
-    host = Host(data=str(root or "data"), workers=-1 if workers is None else int(workers))
+    host = Host(data=str(root or "data"), workers=workers)
     return Shuffled(source=source, batch=batch, transform=tuple(transform), shuffle=shuffle), host
 
 
@@ -449,8 +488,8 @@ def _loss(keys: _Keys) -> Any:
 
 def _optim(keys: _Keys) -> tuple[Optim, Schedule, Schedule | None]:
     kind = str(keys.take("optimizer.type", "SGD", note="optim.name"))
-    rate = float(keys.take("optimizer.args.lr", 0.01, note="optim.lr"))
-    decay = float(keys.take("optimizer.args.weight_decay", 0.0, note="optim.weight_decay"))
+    rate = keys.number("optimizer.args.lr", 0.01, note="optim.lr", positive=True)
+    decay = keys.number("optimizer.args.weight_decay", 0.0, note="optim.weight_decay")
     options = {
         key.rpartition(".")[2]: keys.take(key, note=f"optim.options.{key.rpartition('.')[2]}")
         for key in [key for key in keys.left if key.startswith("optimizer.args.")]
@@ -477,30 +516,23 @@ def _optim(keys: _Keys) -> tuple[Optim, Schedule, Schedule | None]:
 
 def _trainer(keys: _Keys, data: _Data, host: Host, batch: int) -> tuple[dict[str, Eval], Save, Log, Epochs]:
     """Evaluations, saves, logs and length."""
-    length = Epochs(int(keys.take("trainer.epochs", 80, note="length")))
+    length = Epochs(keys.whole("trainer.epochs", 80, note="length"))
     wanted = bool(keys.take("trainer.val", True, note="evals"))
-    every = Epochs(int(keys.take("trainer.val_per_epochs", 1, note="evals.val.every")))
+    every = Epochs(keys.whole("trainer.val_per_epochs", 1, note="evals.val.every"))
     monitor = str(
         keys.take("trainer.monitor", "off", note="evals.val.monitor; the mean over all classes is miou_all")
     )
-    patience = int(
-        keys.take(
-            "trainer.early_stop", 0, note="evals.val.patience; the original waits for one evaluation more"
-        )
-        or 0
-    )
-    save = Save(
-        every=Epochs(
-            int(keys.take("trainer.save_period", 10, note="save.every; best and last are always kept"))
-        )
-    )
-    steps = int(keys.take("trainer.log_per_iter", 20, note="log.every, in steps") or 20) // batch + 1
+    waits = "evals.val.patience; the original waits for one evaluation more"
+    patience = keys.whole("trainer.early_stop", 0, note=waits, least=0)
+    kept = "save.every; best and last are always kept"
+    save = Save(every=Epochs(keys.whole("trainer.save_period", 10, note=kept)))
+    steps = (keys.whole("trainer.log_per_iter", 20, note="log.every, in steps", least=0) or 20) // batch + 1
     board = bool(keys.take("trainer.tensorboard", True, note="log.tensorboard"))
     keys.drop(["trainer.log_dir"], "tensorboard/ in the run directory")
     kind = keys.take("val_loader.type", None, note="evals.val.stream.source")
     at = "val_loader.args."
     source = _source(keys, at, (_data(str(kind)) if kind else data).val)
-    size = int(keys.take(f"{at}batch_size", 8, note="evals.val.stream.batch"))
+    size = keys.whole(f"{at}batch_size", 8, note="evals.val.stream.batch")
     root = keys.take(f"{at}data_dir", host.data, note="host.data")
     if str(root) != host.data:
         source = replace(source, root=str(Path(str(root)).absolute()))
