@@ -6,33 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from tests.detectors import CLEAR, FOG, NET, SOURCE, TARGET
 from tests.protocol import shapes
 from tests.small import equal, tensors_of
-from visloom.data.photometric import ColorJitter
 from visloom.data.target import Strong, Target
-from visloom.data.town import Drive
 from visloom.data.transforms import RandomFlip
 from visloom.errors import DataError
 from visloom.keys import uniforms
 from visloom.loader import Plan
 from visloom.nets.detection.domain import consistency, keyed_dropout
 from visloom.run import Ema, How, Optim
-from visloom.stream import Ordered, Pair, Shuffled
+from visloom.stream import Ordered, Pair
 from visloom.task import Progress
 from visloom.tasks.adapt import DAFRCNN_2018, SADA, Adapt, Align, Teacher
-from visloom.tasks.detect import FCOS, Detect, FasterRCNN, Features, ResNetBody
+from visloom.tasks.detect import FCOS, Detect, FasterRCNN, ResNetBody
 
-NET = FasterRCNN(
-    body=Features("test_resnet"),
-    width=16,
-    head=32,
-    anchors=(8, 16, 32, 48, 64),
-    roi_batch=16,
-    before=(200, 100),
-    after=(40, 30),
-    all=(40, 30),
-    most=20,
-)
 C4 = FasterRCNN(
     body=ResNetBody(stem=8, out=32, group_width=8, frozen=0, norm="batch"),
     neck="c4",
@@ -42,11 +30,7 @@ C4 = FasterRCNN(
     after=(40, 30),
     all=(40, 30),
 )
-CLEAR = Drive(samples=10, height=48, width=64, weather="clear")
-FOG = Drive(samples=7, height=48, width=64, weather="fog", seed=1)
-COLOURS = Strong((ColorJitter(brightness=0.4),))
-LEFT = Shuffled(source=CLEAR, batch=2, transform=(RandomFlip(), COLOURS))
-RIGHT = Shuffled(source=FOG, batch=2, transform=(Target(), RandomFlip(), COLOURS))
+LEFT, RIGHT = (dataclasses.replace(half, tail="drop") for half in (SOURCE, TARGET))
 TRAIN = Pair(source=LEFT, target=RIGHT)
 SEEN = Ordered(source=FOG, batch=4)
 SPEC = Adapt(net=NET, classes=CLEAR.classes(), divisible=16)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.detectors import NET
 from tests.protocol import shapes
 from visloom.data.town import Drive
 from visloom.data.transforms import RandomFlip, Resize
@@ -21,17 +22,6 @@ from visloom.stream import Ordered, Shuffled
 from visloom.tasks.detect import FCOS, Detect, FasterRCNN, Features, ResNetBody
 from visloom.tasks.detect.results import run_lengths
 
-NET = FasterRCNN(
-    body=Features("test_resnet"),
-    width=16,
-    head=32,
-    anchors=(8, 16, 32, 48, 64),
-    roi_batch=32,
-    before=(200, 100),
-    after=(50, 30),
-    all=(50, 30),
-    most=20,
-)
 TOWN = Drive(samples=12, height=48, width=64)
 SPEC = Detect(net=NET, classes=TOWN.classes(), divisible=16)
 TRAIN = Shuffled(source=TOWN, batch=4, transform=(RandomFlip(),))

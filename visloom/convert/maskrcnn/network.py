@@ -2,12 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from visloom.convert.maskrcnn.yacs import Config, as_tuple
 from visloom.errors import ConfigError
 from visloom.tasks.detect import FasterRCNN, ResNetBody, RetinaNet
 from visloom.tasks.detect.nets import DetectorNet
+
+
+def _floats(value: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in as_tuple(value))
+
+
+Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]
+
+_FASTER_RCNN: Fields = {
+    "anchors": ("MODEL.RPN.ANCHOR_SIZES", _floats),
+    "ratios": ("MODEL.RPN.ASPECT_RATIOS", _floats),
+    "straddle": ("MODEL.RPN.STRADDLE_THRESH", float),
+    "rpn_high": ("MODEL.RPN.FG_IOU_THRESHOLD", float),
+    "rpn_low": ("MODEL.RPN.BG_IOU_THRESHOLD", float),
+    "rpn_batch": ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", int),
+    "rpn_fraction": ("MODEL.RPN.POSITIVE_FRACTION", float),
+    "rpn_nms": ("MODEL.RPN.NMS_THRESH", float),
+    "least": ("MODEL.RPN.MIN_SIZE", float),
+    "per_batch": ("MODEL.RPN.FPN_POST_NMS_PER_BATCH", bool),
+    "roi_high": ("MODEL.ROI_HEADS.FG_IOU_THRESHOLD", float),
+    "roi_low": ("MODEL.ROI_HEADS.BG_IOU_THRESHOLD", float),
+    "weights": ("MODEL.ROI_HEADS.BBOX_REG_WEIGHTS", _floats),
+    "roi_batch": ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", int),
+    "roi_fraction": ("MODEL.ROI_HEADS.POSITIVE_FRACTION", float),
+    "score": ("MODEL.ROI_HEADS.SCORE_THRESH", float),
+    "nms": ("MODEL.ROI_HEADS.NMS", float),
+    "most": ("MODEL.ROI_HEADS.DETECTIONS_PER_IMG", int),
+    "pool": ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", int),
+    "samples": ("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", int),
+    "agnostic": ("MODEL.CLS_AGNOSTIC_BBOX_REG", bool),
+    "masks": ("MODEL.MASK_ON", bool),
+}
+"""Fields of FasterRCNN, the keys that they come from, and of which type they are."""
+
+_RETINANET: Fields = {
+    "anchors": ("MODEL.RETINANET.ANCHOR_SIZES", _floats),
+    "ratios": ("MODEL.RETINANET.ASPECT_RATIOS", _floats),
+    "octave": ("MODEL.RETINANET.OCTAVE", float),
+    "scales": ("MODEL.RETINANET.SCALES_PER_OCTAVE", int),
+    "high": ("MODEL.RETINANET.FG_IOU_THRESHOLD", float),
+    "low": ("MODEL.RETINANET.BG_IOU_THRESHOLD", float),
+    "beta": ("MODEL.RETINANET.BBOX_REG_BETA", float),
+    "alpha": ("MODEL.RETINANET.LOSS_ALPHA", float),
+    "gamma": ("MODEL.RETINANET.LOSS_GAMMA", float),
+    "score": ("MODEL.RETINANET.INFERENCE_TH", float),
+    "before": ("MODEL.RETINANET.PRE_NMS_TOP_N", int),
+    "nms": ("MODEL.RETINANET.NMS_TH", float),
+    "most": ("TEST.DETECTIONS_PER_IMG", int),
+}
+
+
+def _taken(read: Config, fields: Fields) -> dict[str, Any]:
+    return {name: kind(read(key, f"task.net.{name}")) for name, (key, kind) in fields.items()}
 
 
 def network(read: Config) -> tuple[DetectorNet, int]:
@@ -60,7 +114,6 @@ def network(read: Config) -> tuple[DetectorNet, int]:
 
 def _rcnn(read: Config, body: ResNetBody, pyramid: bool, channels: int) -> tuple[DetectorNet, int]:
     where = "task.net"
-    heads = "MODEL.ROI_HEADS"
     rpn = "MODEL.RPN"
     box = "MODEL.ROI_BOX_HEAD"
     for key in (
@@ -72,37 +125,16 @@ def _rcnn(read: Config, body: ResNetBody, pyramid: bool, channels: int) -> tuple
         read(key, f"{where}.neck")
     for key in (f"{box}.FEATURE_EXTRACTOR", f"{box}.PREDICTOR"):
         read(key, f"{where}.neck")
-    options: dict[str, Any] = {
-        "body": body,
-        "neck": "fpn" if pyramid else "c4",
-        "anchors": tuple(float(v) for v in as_tuple(read(f"{rpn}.ANCHOR_SIZES", f"{where}.anchors"))),
-        "ratios": tuple(float(v) for v in as_tuple(read(f"{rpn}.ASPECT_RATIOS", f"{where}.ratios"))),
-        "straddle": float(read(f"{rpn}.STRADDLE_THRESH", f"{where}.straddle")),
-        "rpn_high": float(read(f"{rpn}.FG_IOU_THRESHOLD", f"{where}.rpn_high")),
-        "rpn_low": float(read(f"{rpn}.BG_IOU_THRESHOLD", f"{where}.rpn_low")),
-        "rpn_batch": int(read(f"{rpn}.BATCH_SIZE_PER_IMAGE", f"{where}.rpn_batch")),
-        "rpn_fraction": float(read(f"{rpn}.POSITIVE_FRACTION", f"{where}.rpn_fraction")),
-        "rpn_nms": float(read(f"{rpn}.NMS_THRESH", f"{where}.rpn_nms")),
-        "least": float(read(f"{rpn}.MIN_SIZE", f"{where}.least")),
-        "before": _pair(read, f"{rpn}.PRE_NMS_TOP_N_TRAIN", f"{rpn}.PRE_NMS_TOP_N_TEST", f"{where}.before"),
-        "after": _pair(read, f"{rpn}.POST_NMS_TOP_N_TRAIN", f"{rpn}.POST_NMS_TOP_N_TEST", f"{where}.after"),
-        "all": _pair(
-            read, f"{rpn}.FPN_POST_NMS_TOP_N_TRAIN", f"{rpn}.FPN_POST_NMS_TOP_N_TEST", f"{where}.all"
-        ),
-        "per_batch": bool(read(f"{rpn}.FPN_POST_NMS_PER_BATCH", f"{where}.per_batch")),
-        "roi_high": float(read(f"{heads}.FG_IOU_THRESHOLD", f"{where}.roi_high")),
-        "roi_low": float(read(f"{heads}.BG_IOU_THRESHOLD", f"{where}.roi_low")),
-        "weights": tuple(float(v) for v in read(f"{heads}.BBOX_REG_WEIGHTS", f"{where}.weights")),
-        "roi_batch": int(read(f"{heads}.BATCH_SIZE_PER_IMAGE", f"{where}.roi_batch")),
-        "roi_fraction": float(read(f"{heads}.POSITIVE_FRACTION", f"{where}.roi_fraction")),
-        "score": float(read(f"{heads}.SCORE_THRESH", f"{where}.score")),
-        "nms": float(read(f"{heads}.NMS", f"{where}.nms")),
-        "most": int(read(f"{heads}.DETECTIONS_PER_IMG", f"{where}.most")),
-        "pool": int(read(f"{box}.POOLER_RESOLUTION", f"{where}.pool")),
-        "samples": int(read(f"{box}.POOLER_SAMPLING_RATIO", f"{where}.samples")),
-        "agnostic": bool(read("MODEL.CLS_AGNOSTIC_BBOX_REG", f"{where}.agnostic")),
-        "masks": bool(read("MODEL.MASK_ON", f"{where}.masks")),
-    }
+    options = {"body": body, "neck": "fpn" if pyramid else "c4", **_taken(read, _FASTER_RCNN)}
+    for name, end in (
+        ("before", "PRE_NMS_TOP_N"),
+        ("after", "POST_NMS_TOP_N"),
+        ("all", "FPN_POST_NMS_TOP_N"),
+    ):
+        options[name] = tuple(
+            int(read(f"{rpn}.{end}_{part}", f"{where}.{name}.{i}"))
+            for i, part in enumerate(("TRAIN", "TEST"))
+        )
     if pyramid:
         options |= {"width": channels, "head": int(read(f"{box}.MLP_HEAD_DIM", f"{where}.head"))}
     if options["masks"]:
@@ -118,31 +150,11 @@ def _rcnn(read: Config, body: ResNetBody, pyramid: bool, channels: int) -> tuple
     return FasterRCNN(**options), classes
 
 
-def _pair(read: Config, train: str, test: str, to: str) -> tuple[int, int]:
-    return int(read(train, f"{to}.0")), int(read(test, f"{to}.1"))
-
-
 def _retinanet(read: Config, body: ResNetBody, channels: int) -> tuple[DetectorNet, int]:
     part, where = "MODEL.RETINANET", "task.net"
     read(f"{part}.ANCHOR_STRIDES", f"{where}.strides")
     for key in ("STRADDLE_THRESH", "NUM_CONVS", "BBOX_REG_WEIGHT", "PRIOR_PROB"):
         read.refuse(f"{part}.{key}", "as in the paper: 4 convolutions, prior .01")
-    net = RetinaNet(
-        body=body,
-        width=channels,
-        anchors=tuple(float(v) for v in as_tuple(read(f"{part}.ANCHOR_SIZES", f"{where}.anchors"))),
-        ratios=tuple(float(v) for v in as_tuple(read(f"{part}.ASPECT_RATIOS", f"{where}.ratios"))),
-        octave=float(read(f"{part}.OCTAVE", f"{where}.octave")),
-        scales=int(read(f"{part}.SCALES_PER_OCTAVE", f"{where}.scales")),
-        from_pyramid=not read(f"{part}.USE_C5", f"{where}.from_pyramid"),
-        high=float(read(f"{part}.FG_IOU_THRESHOLD", f"{where}.high")),
-        low=float(read(f"{part}.BG_IOU_THRESHOLD", f"{where}.low")),
-        beta=float(read(f"{part}.BBOX_REG_BETA", f"{where}.beta")),
-        alpha=float(read(f"{part}.LOSS_ALPHA", f"{where}.alpha")),
-        gamma=float(read(f"{part}.LOSS_GAMMA", f"{where}.gamma")),
-        score=float(read(f"{part}.INFERENCE_TH", f"{where}.score")),
-        before=int(read(f"{part}.PRE_NMS_TOP_N", f"{where}.before")),
-        nms=float(read(f"{part}.NMS_TH", f"{where}.nms")),
-        most=int(read("TEST.DETECTIONS_PER_IMG", f"{where}.most")),
-    )
+    from_pyramid = not read(f"{part}.USE_C5", f"{where}.from_pyramid")
+    net = RetinaNet(body=body, width=channels, from_pyramid=from_pyramid, **_taken(read, _RETINANET))
     return net, int(read(f"{part}.NUM_CLASSES", "task.classes, without the background")) - 1

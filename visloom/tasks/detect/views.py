@@ -7,12 +7,11 @@ picture itself, because left and right change places in a mirror. `--tta flip,0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from visloom.errors import ConfigError
+from visloom.tasks import tta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,25 +47,8 @@ def parse(words: str) -> Views:
     Raises:
         ConfigError: a word that is no view.
     """
-    flip, scales = False, []
-    for word in (part.strip() for part in words.split(",")):
-        if word in ("", "none"):
-            continue
-        if word == "flip":
-            flip = True
-            continue
-        try:
-            scale = float(word)
-        except ValueError:
-            scale = math.nan
-        if not 0 < scale <= 8:
-            raise ConfigError(
-                f"detection's views are flip and scales above 0, up to 8, got {word!r}; for example --tta "
-                "flip,0.75,1.25",
-                path="task.views",
-            )
-        scales.append(scale)
-    return Views(scales=tuple(scales), flip=flip)
+    found = tta.read(words, of="detection", names=("flip",), path="task.views")
+    return Views(scales=tuple(word for word in found if isinstance(word, float)), flip="flip" in found)
 
 
 class View(NamedTuple):

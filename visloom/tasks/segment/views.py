@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from visloom.errors import ConfigError
+from visloom.tasks import tta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,31 +78,11 @@ def parse(words: str) -> Words:
     Raises:
         ConfigError: a word that is no view.
     """
-    flip = slides = probable = False
-    scales: list[float] = []
-    for word in (part.strip() for part in words.split(",") if part.strip()):
-        if word == "none":
-            scales.append(1.0)
-        elif word == "probabilities":
-            probable = True
-        elif word == "flip":
-            flip = True
-        elif word == "sliding":
-            slides = True
-        elif word == "multiscale":
-            scales += MULTISCALE
-        else:
-            try:
-                scale = float(word)
-            except ValueError:
-                scale = math.nan
-            if not 0 < scale <= 8:
-                raise ConfigError(
-                    f"segmentation's views are flip, sliding, multiscale and scales above 0, up to 8, got {word!r}; "
-                    "for example --tta flip,0.75,1.25",
-                    path="task.tta",
-                )
-            scales.append(scale)
+    names = ("flip", "sliding", "multiscale", "probabilities")
+    found = tta.read(words, of="segmentation", names=names, path="task.tta")
+    meant = {"none": (1.0,), "multiscale": MULTISCALE}
+    scales = [s for word in found for s in (meant.get(word, ()) if isinstance(word, str) else (word,))]
+    flip, slides, _, probable = (name in found for name in names)
     return Words(flip, tuple(dict.fromkeys(scales)), slides, probable)
 
 
