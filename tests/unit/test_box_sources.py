@@ -101,10 +101,11 @@ def test_bad_boxes_are_mended_counted_and_named(tmp_path):
     notes = "\n".join(source.check())
     assert "1 box without area, left out" in notes and "000000.xml: object 1 (cat)" in notes
     assert "1 box inverted, turned around" in notes and "object 2 (dog)" in notes
-    assert "2 boxes out of the picture, cut at its edge" in notes and "(40x30)" in notes
+    assert "1 box partly out of the picture, cut at its edge" in notes and "(40x30)" in notes
+    assert "1 box out of the picture, left out: " in notes and "object 4 (dog)" in notes
     dropped = VocXml(root=str(tmp_path), corners="plain", bad_boxes="drop")
     assert dropped.read(0).boxes.tolist() == [[1, 2, 9, 12]]
-    assert "2 boxes out of the picture, left out" in "\n".join(dropped.check())
+    assert "1 box partly out of the picture, left out" in "\n".join(dropped.check())
     with pytest.raises(DataError, match=r"000000.xml: object 1 \(cat\) of '000000' has a box without area"):
         VocXml(root=str(tmp_path), bad_boxes="stop").check()
 

@@ -281,7 +281,7 @@ class _Gather:
     def __init__(self, source: BoxSource, label_of: Mapping[str, int]) -> None:
         self.source, self.label_of = source, label_of
         self.passed: Counter[str] = Counter()
-        self.bad: dict[str, list[str]] = {"without area": [], "inverted": [], "out of the picture": []}
+        self.bad: dict[str, list[str]] = {what: [] for what in _BAD}
 
     def run(self, found: Listed, classes: tuple[str, ...], numbers: tuple[int, ...]) -> Opened:
         sizes = _sizes(found.pictures, self.source)
@@ -357,11 +357,13 @@ class _Gather:
             box = (min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3]))
         x0, y0, x1, y1 = self.source.placed(box)
         inside = (max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1))
+        seen = inside[2] > inside[0] and inside[3] > inside[1]
         if max(-x0, -y0, x1 - width, y1 - height) > _SLACK * max(height, width):
-            self._found("out of the picture", f"{at} ({width}x{height})", box)
+            what = "partly out of the picture" if seen else "out of the picture"
+            self._found(what, f"{at} ({width}x{height})", box)
             if self.source.bad_boxes == "drop":
                 return None
-        return inside if inside[2] > inside[0] and inside[3] > inside[1] else None
+        return inside if seen else None
 
     def _found(self, what: str, at: str, box: tuple[float, ...]) -> None:
         if self.source.bad_boxes == "stop":
@@ -371,10 +373,9 @@ class _Gather:
         self.bad[what].append(f"{at} {_said(box)}")
 
     def _notes(self, found: Listed) -> Iterable[str]:
-        fixed = {"inverted": "turned around", "out of the picture": "cut at its edge"}
         for what, places in self.bad.items():
             if places:
-                done = fixed.get(what, "left out") if self.source.bad_boxes == "fix" else "left out"
+                done = _BAD[what] if self.source.bad_boxes == "fix" else "left out"
                 yield f"{len(places):,} box{_es(places)} {what}, {done}: {'; '.join(places[:LISTED])}" + (
                     f"; and {len(places) - LISTED:,} more" if len(places) > LISTED else ""
                 )
@@ -385,6 +386,14 @@ class _Gather:
         if empty:
             yield f"{empty:,} of {len(found.pictures):,} pictures have no object; they teach what is background"
 
+
+_BAD = {
+    "without area": "left out",
+    "inverted": "turned around",
+    "partly out of the picture": "cut at its edge",
+    "out of the picture": "left out",
+}
+"""What may be wrong with a box, and what becomes of it where boxes are mended."""
 
 _SLACK = 1e-4
 """Share of the longer side that a box may stick out without being told: rounding of shares and of halves."""

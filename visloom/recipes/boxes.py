@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from visloom.config import change
 from visloom.data.photometric import ColorJitter
 from visloom.data.shortside import ShortSide
+from visloom.data.target import Strong
 from visloom.data.transforms import RandomFlip
 from visloom.data.voc_xml import VocXml
 from visloom.run import Ema, Eval, Host, How, Log, Optim, Rule, Run
 from visloom.schedule import Cosine, OneCycle, Warmup
-from visloom.stream import Ordered, Shuffled, Split
+from visloom.stream import Ordered, Pair, Shuffled, Split
+from visloom.tasks.adapt import Teacher
 from visloom.tasks.detect import Detect, FasterRCNN, Features
 from visloom.units import Epochs, Monitor, Steps
 
@@ -37,6 +40,25 @@ def narrow(channels: tuple[int, ...] = (24, 48, 96, 192), maps: tuple[int, ...] 
             "stem_type": "deep",
             "stem_width": 8,
             "out_indices": maps,
+        },
+    )
+
+
+def taught(run: Run, name: str, strong: Strong) -> Run:
+    """An adaptation by a teacher alone: a moving average of the network labels the target.
+
+    The network learns both domains in stronger colours than the teacher sees.
+    """
+    assert isinstance(run.train, Pair)
+    halves = {half: getattr(run.train, half).transform for half in ("source", "target")}
+    return change(
+        run,
+        {
+            "name": name,
+            "task.align": None,
+            "task.teacher": Teacher(threshold=0.6, burn_in=0.6),
+            "how.ema": Ema(decay=0.98, into="net -> teacher"),
+            **{f"train.{half}.transform": (*transform, strong) for half, transform in halves.items()},
         },
     )
 

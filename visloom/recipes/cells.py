@@ -29,11 +29,11 @@ from visloom.data.shortside import ShortSide
 from visloom.data.target import Strong, Target
 from visloom.data.transforms import RandomCrop, RandomFlip
 from visloom.data.voc_xml import VocXml
-from visloom.recipes.boxes import narrow
+from visloom.recipes.boxes import narrow, taught
 from visloom.run import Ema, Eval, Host, How, Log, Optim, Rule, Run, Save
 from visloom.schedule import OneCycle
 from visloom.stream import Ordered, Pair, Shuffled
-from visloom.tasks.adapt import Adapt, Align, Teacher
+from visloom.tasks.adapt import Adapt, Align
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.detect import Detect, FasterRCNN
 from visloom.units import Epochs, Monitor, Steps
@@ -145,22 +145,7 @@ def cells() -> Run:
 
 def teacher() -> Run:
     """A moving average of the network labels the smear, which is shown to the network in stronger colours."""
-    run = cells()
-    assert isinstance(run.train, Pair)
-    both = {
-        f"train.{half}.transform": (*getattr(run.train, half).transform, Strong(STRONG))
-        for half in ("source", "target")
-    }
-    return change(
-        run,
-        {
-            "name": "cells-teacher",
-            "task.align": None,
-            "task.teacher": Teacher(threshold=0.6, burn_in=0.6),
-            "how.ema": Ema(decay=0.98, into="net -> teacher"),
-            **both,
-        },
-    )
+    return taught(cells(), "cells-teacher", Strong(STRONG))
 
 
 def oracle() -> Run:

@@ -23,11 +23,11 @@ from visloom.data.shortside import ShortSide
 from visloom.data.target import Strong, Target
 from visloom.data.town import Drive
 from visloom.data.transforms import RandomFlip
-from visloom.recipes.boxes import narrow
-from visloom.run import Ema, Eval, Host, How, Log, Optim, Rule, Run, Save
+from visloom.recipes.boxes import narrow, taught
+from visloom.run import Eval, Host, How, Log, Optim, Rule, Run, Save
 from visloom.schedule import Multistep, OneCycle, Warmup
 from visloom.stream import Ordered, Pair, Shuffled
-from visloom.tasks.adapt import Adapt, Align, Teacher
+from visloom.tasks.adapt import Adapt, Align
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.detect import Detect, FasterRCNN, ResNetBody
 from visloom.units import Monitor, Steps
@@ -128,23 +128,8 @@ def foggy() -> Run:
 
 def teacher() -> Run:
     """A moving average of the network labels the fog, which is shown to the network in stronger colours."""
-    run = foggy()
-    assert isinstance(run.train, Pair)
     strong = Strong((ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3), GaussianBlur(p=0.3)))
-    both = {
-        f"train.{half}.transform": (*getattr(run.train, half).transform, strong)
-        for half in ("source", "target")
-    }
-    return change(
-        run,
-        {
-            "name": "foggy-teacher",
-            "task.align": None,
-            "task.teacher": Teacher(threshold=0.6, burn_in=0.6),
-            "how.ema": Ema(decay=0.98, into="net -> teacher"),
-            **both,
-        },
-    )
+    return taught(foggy(), "foggy-teacher", strong)
 
 
 def oracle() -> Run:
