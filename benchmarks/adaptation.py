@@ -26,13 +26,14 @@ from typing import Any
 from torch import nn
 
 BURN_IN, MORE = 250, 150
-MAIN = ("source", "ema", "cells", "teacher", "oracle")
+MAIN = ("source", "ema", "cells", "norms", "teacher", "oracle")
 CONTROLS = ("zero", "same")
 SAYS = {
     "burn-in": "the start of all",
     "source": "source only",
     "ema": "EMA and strong colours",
     "cells": "dafrcnn-2018",
+    "norms": "norms of the target",
     "teacher": "teacher",
     "oracle": "oracle: the target's labels",
     "zero": "control: discriminator weight 0",

@@ -43,6 +43,8 @@ SPECS = {
     "c4": (dataclasses.replace(SPEC, net=C4), None),
     "teacher": (TAUGHT, EMA),
     "both": (BOTH, EMA),
+    "norms": (dataclasses.replace(SPEC, align=None, norms="target"), None),
+    "all apart": (dataclasses.replace(BOTH, norms="target"), EMA),
 }
 
 
@@ -227,18 +229,7 @@ def test_the_order_of_domains_in_the_batch_changes_no_loss():
     task = make(dataclasses.replace(SPEC, align=dataclasses.replace(DAFRCNN_2018, dropout=0.0))).task
     batch = at(Plan(TRAIN, SPEC, seed=5).make(0, 0), 0.5)
     rows = [3, 0, 2, 1]
-    turned = dataclasses.replace(
-        batch,
-        ids=tuple(batch.ids[r] for r in rows),
-        source=batch.source[rows],
-        image=batch.image[rows],
-        weak=None,
-        **{name: [getattr(batch, name)[r] for r in rows] for name in ("boxes", "labels")},
-        **{
-            name: tuple(getattr(batch, name)[r] for r in rows)
-            for name in ("sizes", "annotated", "target", "origins", "keys")
-        },
-    )
+    turned = some(batch, rows)
     plain, other = task.eval()(batch), task(turned)
     for name, value in plain.terms.items():
         assert other.terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
@@ -286,6 +277,68 @@ def test_dropout_of_a_picture_does_not_depend_on_its_batch():
     assert torch.equal(both[2:], alone)
     assert set(both.unique().tolist()) == {0.0, 2.0}
     assert not torch.equal(alone, keyed_dropout(x[2:], (2,), torch.tensor([0, 0, 0]), "instance2"))
+
+
+# ---- batch norm
+
+
+def norms_of(task):
+    return {n: t.clone() for n, t in task.state_dict().items() if n.startswith("net.") and "running_" in n}
+
+
+def some(batch, rows):
+    """Some pictures of a batch."""
+    return dataclasses.replace(
+        batch,
+        ids=tuple(batch.ids[r] for r in rows),
+        source=batch.source[rows],
+        image=batch.image[rows],
+        weak=None,
+        **{name: [getattr(batch, name)[r] for r in rows] for name in ("boxes", "labels")},
+        **{
+            name: tuple(getattr(batch, name)[r] for r in rows)
+            for name in ("sizes", "annotated", "target", "origins", "keys")
+        },
+    )
+
+
+def test_norms_of_the_target_alone_learn_what_the_source_teaches_and_answer_by_the_target():
+    """AdaBN: losses and gradients bit for bit those of the source alone, statistics bit for bit the target's."""
+    spec, _ = SPECS["norms"]
+    task, plain = (
+        make(spec).task.train(),
+        make(Detect(net=NET, classes=SPEC.classes, divisible=16)).task.train(),
+    )
+    plain.load_state_dict(task.state_dict())
+    start = norms_of(task)
+    batch = at(Plan(TRAIN, spec, seed=5).make(0, 0), 0.5)
+    losses = [task(batch), plain(some(batch, [row for row, target in enumerate(batch.target) if not target]))]
+    assert equal(losses[0].terms, losses[1].terms)
+    for each in losses:
+        sum(each.terms.values()).backward()
+    gradients_of = [
+        {n: p.grad for n, p in each.named_parameters() if p.grad is not None} for each in (task, plain)
+    ]
+    assert gradients_of[0] and equal(*gradients_of)
+    found = norms_of(task)
+    task.load_state_dict({**task.state_dict(), **start})
+    task.net.features(task.images(batch.image, batch.sizes)[list(batch.target)])
+    assert equal(found, norms_of(task)) and not equal(found, start)
+
+
+@pytest.mark.parametrize("name", ["dafrcnn-2018", "both"])
+def test_each_domain_is_normalised_as_it_would_be_alone(name):
+    spec = dataclasses.replace(SPECS[name][0], norms="target")
+    task = make(spec, how=SPECS[name][1]).task.train()
+    batch = at(Plan(TRAIN, spec, seed=5).make(0, 0), 0.5)
+    image = task.images(batch.image, batch.sizes)
+    seen = task._features(image, batch)
+    for domain in (False, True):
+        rows = [row for row, target in enumerate(batch.target) if target == domain]
+        for maps, wanted in zip(seen, task.net.features(image[rows]), strict=True):
+            assert torch.equal(maps[rows], wanted)
+    task.spec = dataclasses.replace(spec, norms="joint")
+    assert not torch.equal(task._features(image, batch)[0], seen[0])
 
 
 # ---- teacher

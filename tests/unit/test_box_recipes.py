@@ -20,7 +20,8 @@ from visloom.validate import validate
 ALL = [
     *(boxes.boxes, boxes.small),
     *(coco.coco, coco.c4, coco.mask, coco.keypoints, coco.retinanet),
-    *(cells.cells, cells.source, cells.ema, cells.teacher, cells.oracle, cells.zero, cells.same, cells.bccd),
+    *(cells.cells, cells.source, cells.ema, cells.norms, cells.teacher),
+    *(cells.oracle, cells.zero, cells.same, cells.bccd),
 ]
 FAST = [
     *("task.net.body.name=test_resnet", "task.net.width=16", "task.net.head=16", "task.net.roi_batch=16"),
@@ -36,7 +37,16 @@ def test_recipes_are_valid(recipe):
 
 
 def test_presets_of_cells_differ_in_nothing_but_what_they_say():
-    made = (cells.source, cells.ema, cells.cells, cells.teacher, cells.oracle, cells.zero, cells.same)
+    made = (
+        cells.source,
+        cells.ema,
+        cells.cells,
+        cells.norms,
+        cells.teacher,
+        cells.oracle,
+        cells.zero,
+        cells.same,
+    )
     runs = {recipe.__name__: recipe() for recipe in made}
     shared = {
         (str(run.length), str(run.optim), run.schedule, run.task.net.head, run.seed) for run in runs.values()
@@ -45,7 +55,7 @@ def test_presets_of_cells_differ_in_nothing_but_what_they_say():
     assert {run.evals["smear"].stream.source.file for run in runs.values()} == {"annotations/val.json"}
     assert all(run.evals["smear"].every is None for run in runs.values())  # no choice by the target's labels
     pairs = [run for run in runs.values() if isinstance(run.train, Pair)]
-    assert len(pairs) == 4 and all(isinstance(run.task, Adapt) for run in pairs)
+    assert len(pairs) == 5 and all(isinstance(run.task, Adapt) for run in pairs)
     assert all(type(run.train.target.transform[0]).__name__ == "Target" for run in pairs)
     assert all("val" not in run.train.target.source.file for run in pairs if run.name != "cells-same")
 

@@ -3,6 +3,7 @@
     visloom train cells --data DIR                DA Faster R-CNN: image and instance discriminators
     visloom train cells:source --data DIR         BCCD alone: what the others are measured by
     visloom train cells:ema --data DIR            BCCD alone, stronger colours, an average of the weights
+    visloom train cells:norms --data DIR          BCCD alone, batch norm by the smear's statistics
     visloom train cells:teacher --data DIR        a teacher labels the target
     visloom train cells:oracle --data DIR         trained on the target's own labels: what could be reached
     visloom train cells:zero --data DIR           control: discriminators whose gradient does not reach the features
@@ -141,6 +142,11 @@ def cells() -> Run:
             "train": Pair(source=run.train, target=target),
         },
     )
+
+
+def norms() -> Run:
+    """Batch norm by the smear's own statistics (AdaBN), and nothing else: the weights learn from BCCD alone."""
+    return change(cells(), {"name": "cells-norms", "task.align": None, "task.norms": "target"})
 
 
 def teacher() -> Run:

@@ -5,7 +5,8 @@ discriminators or a teacher for the target. In evaluation it is a plain detector
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -60,14 +61,15 @@ class AdaptModule(DetectModule):
         if not any(batch.target):
             return super().forward(batch)
         logs: dict[str, Tensor] = {}
-        if self.teacher is None:
-            features = self.net.features(self.images(batch.image, batch.sizes))  # type: ignore[operator]
-            seen: Seen = self.net.losses(  # type: ignore[operator]
-                features, batch.size, batch.sizes, self.truths(batch), batch.keys
-            )
+        image = self.images(batch.image, batch.sizes)
+        if self.teacher is not None:
+            terms, logs, features, seen = self._taught(batch, image)
+        elif self.domain is not None:
+            features = self._features(image, batch)
+            seen = self._losses(features, batch, range(len(batch)), self.truths(batch))
             terms = divided(seen.losses)
         else:
-            terms, logs, features, seen = self._taught(batch)
+            return Losses(divided(self._source_alone(batch, image).losses), logs, self.count(batch))
         if self.domain is not None and seen.embedded is not None:
             assert seen.chosen is not None and seen.guesses is not None
             real = self._real(features, batch)
@@ -78,9 +80,36 @@ class AdaptModule(DetectModule):
             logs |= told
         return Losses(terms, logs, self.count(batch))
 
+    def _features(self, image: Tensor, batch: DetectBatch, *, learns: bool = True) -> list[Tensor]:
+        """Maps of all pictures, batch norm over both domains together or over each alone.
+
+        Apart, the target goes last: its statistics alone are kept for the answers.
+        learns: whether the target's maps reach a loss.
+        """
+        if self.spec.norms == "joint" or not self.training:
+            return self.net.features(image)  # type: ignore[operator, no-any-return]
+        source, target = _rows(batch)
+        with _statistics_kept(self.net):
+            first = self.net.features(image[source])  # type: ignore[operator]
+        with torch.set_grad_enabled(learns):
+            second = self.net.features(image[target])  # type: ignore[operator]
+        place = torch.tensor([*source, *target], device=image.device).argsort()
+        return [torch.cat(maps)[place] for maps in zip(first, second, strict=True)]
+
+    def _source_alone(self, batch: DetectBatch, image: Tensor) -> Seen:
+        """Losses on the source; the target is looked at where batch norm is to know it."""
+        source, _ = _rows(batch)
+        if self.spec.norms == "joint":
+            features = self.net.features(image[source])  # type: ignore[operator]
+        else:
+            features = [f[source] for f in self._features(image, batch, learns=False)]
+        return self._losses(features, batch, source, self.truths(batch))
+
     # ---- the teacher
 
-    def _taught(self, batch: DetectBatch) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor], Seen]:
+    def _taught(
+        self, batch: DetectBatch, image: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor], Seen]:
         """Losses on the source, and behind burn-in on what the teacher finds in the target.
 
         Behind burn-in both domains pass the network together; in burn-in the source alone does.
@@ -88,16 +117,12 @@ class AdaptModule(DetectModule):
         teacher = self.spec.teacher
         assert teacher is not None and self.teacher is not None
         done = 1.0 if batch.progress is None else batch.progress.done
-        image = self.images(batch.image, batch.sizes)
-        source = [row for row, target in enumerate(batch.target) if not target]
         if done < teacher.burn_in:
-            features = self.net.features(image[source])  # type: ignore[operator]
-            seen = self._losses(features, batch, source, self.truths(batch))
-            none = image.new_zeros(())
-            return divided(seen.losses), {"pseudo": none}, features, Seen(seen.losses)
-        target = [row for row, is_target in enumerate(batch.target) if is_target]
+            losses = self._source_alone(batch, image).losses
+            return divided(losses), {"pseudo": image.new_zeros(())}, [], Seen(losses)
+        source, target = _rows(batch)
         pseudo = self._pseudo(batch, target)
-        features = self.net.features(image)  # type: ignore[operator]
+        features = self._features(image, batch)
         first = self._losses([f[source] for f in features], batch, source, self.truths(batch))
         guessed: list[Truth | None] = [None] * len(batch)
         for row, truth in zip(target, pseudo, strict=True):
@@ -113,7 +138,11 @@ class AdaptModule(DetectModule):
         return divided(first.losses) | taught, logs, features, _joined(first, second, source, target)
 
     def _losses(
-        self, features: Sequence[Tensor], batch: DetectBatch, rows: list[int], truths: Sequence[Truth | None]
+        self,
+        features: Sequence[Tensor],
+        batch: DetectBatch,
+        rows: Sequence[int],
+        truths: Sequence[Truth | None],
     ) -> Seen:
         """Losses of some rows of a batch."""
         found: Seen = self.net.losses(  # type: ignore[operator]
@@ -147,6 +176,28 @@ class AdaptModule(DetectModule):
         if self.spec.compat:
             return [torch.ones_like(f[:, :1], dtype=torch.float32) for f in features]
         return real_cells(features, batch.sizes, batch.size)
+
+
+def _rows(batch: DetectBatch) -> tuple[list[int], list[int]]:
+    """Rows of the source, and of the target."""
+    rows: tuple[list[int], list[int]] = ([], [])
+    for row, target in enumerate(batch.target):
+        rows[target].append(row)
+    return rows
+
+
+@contextmanager
+def _statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Batch norm learns no running statistics inside."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _joined(first: Seen, second: Seen, source: list[int], target: list[int]) -> Seen:

@@ -124,10 +124,14 @@ class Adapt(Detect):
     """Domain-adaptive detection: everything of `Detect`, and how the target is used.
 
     align: adversarial alignment, or None.  teacher: self-training, or None. Both may be used together.
+    norms: batch norm of the backbone sees both domains as one batch ("joint"), or each alone, and answers by the
+        statistics of the target ("target"; AdaBN, Li et al., 2016). The latter alone is an adaptation too: what is
+        learnt is then the same as without the target. Frozen norms and group norm know no domains.
     """
 
     align: Align | None = DAFRCNN_2018
     teacher: Teacher | None = None
+    norms: Literal["joint", "target"] = "joint"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,8 +140,10 @@ class Adapt(Detect):
                 f"alignment needs the regions of a two-stage detector, FasterRCNN; with "
                 f"{type(self.net).__name__} use a teacher and set align to none"
             )
-        if self.align is None and self.teacher is None:
-            raise ValueError("adaptation needs align or teacher; without both, use the task Detect")
+        if self.align is None and self.teacher is None and self.norms == "joint":
+            raise ValueError(
+                "adaptation needs align or teacher, or norms of the target; without all, use the task Detect"
+            )
 
     def build(self) -> AdaptModule:
         """Make the module, its weights drawn from torch's generator. Raises ConfigError if it cannot be built."""
