@@ -321,17 +321,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = parser.add_subparsers(required=True)
-    part = parts.add_parser("step", help="a training step")
-    part.add_argument("--side", type=int, default=256)
-    part.add_argument("--batch", type=int, default=2)
-    part.add_argument("--rounds", type=int, default=7)
-    part.add_argument("--json", type=Path)
-    part.set_defaults(run=run_step)
-    part = parts.add_parser("evaluator", help="counting COCO's numbers")
-    part.add_argument("--pictures", type=int, default=5000)
-    part.add_argument("--rounds", type=int, default=3)
-    part.add_argument("--json", type=Path)
-    part.set_defaults(run=run_evaluator)
+    for name, says, run, rounds, own in (
+        ("step", "a training step", run_step, 7, {"--side": 256, "--batch": 2}),
+        ("evaluator", "counting COCO's numbers", run_evaluator, 3, {"--pictures": 5000}),
+    ):
+        part = parts.add_parser(name, help=says)
+        part.add_argument("--rounds", type=int, default=rounds)
+        part.add_argument("--json", type=Path)
+        for option, default in own.items():
+            part.add_argument(option, type=int, default=default)
+        part.set_defaults(run=run)
     args = parser.parse_args()
     found = args.run(args)
     if args.json:
