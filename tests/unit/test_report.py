@@ -131,7 +131,7 @@ def run(tmp_path_factory) -> Path:
 def test_a_finished_run_has_every_part(run):
     page = page_of(run)
     best = max(row["values"]["accuracy"] for row in open_record(run).rows if row["kind"] == "eval")
-    assert f"Accuracy on val reached {best:.4f} (majority class: 0.1000)" in page.text.replace(" ( ", " (")
+    assert f"On val, accuracy reached {best:.4f} (majority class: 0.1000)" in page.text.replace(" ( ", " (")
     heads = "Learning val Speed Configuration Environment Starts and resumes Checkpoints Again"
     assert heads in page.text
     assert page.count("figure", **{"class": "chart"}) == 5 + 2  # loss, 3 metrics, learning rate; 2 of speed

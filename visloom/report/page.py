@@ -115,10 +115,9 @@ def lead(record: Record) -> Markup:
         return Markup("{}; nothing was evaluated.").format(took[0].upper() + took[1:])
     told = baseline(record, best.split)
     beside = Markup(" ({}: {})").format(text(told[0], 60), written(told[1])) if told else ""
-    name = text(best.name, 60)
-    return Markup("{} on {} {} <b>{}</b>{} at {}; {}.").format(
-        name[:1].upper() + name[1:],
+    return Markup("On {}, {} {} <b>{}</b>{} at {}; {}.").format(
         text(best.split, 60),
+        text(best.name, 60),
         "reached" if best.mode == "max" else "came down to",
         written(best.value),
         beside,
