@@ -150,19 +150,23 @@ def test_a_mask_of_another_size_is_found_before_the_first_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "hint"),
+    ("labels", "hint", "ignore"),
     [
-        ((1, 2, 3), "seem to count from 1"),
-        ((0, 1, 7), "7 is no label"),
-        ((0, 255), "black-and-white mask"),
+        ((1, 2, 3), "seem to count from 1", ()),
+        ((1, 2, 3), "first=1", (255,)),
+        ((1, 3, 255), "seem to count from 1", (255,)),
+        ((0, 1, 7), "7 is no label", ()),
+        ((0, 1, 7), "name 7 as an ignore value", (255,)),
+        ((0, 2, 3), "more classes than the 3 that have names", (255,)),
+        ((0, 255), "black-and-white mask", ()),
     ],
 )
-def test_a_label_out_of_range_tells_file_value_histogram_and_hint(tmp_path, labels, hint):
+def test_a_label_out_of_range_tells_file_value_histogram_and_hint(tmp_path, labels, hint, ignore):
     file = pair(tmp_path, labels=labels)
-    said = refusal(three(tmp_path, ignore=()))
+    said = refusal(three(tmp_path, ignore=ignore))
     assert str(file) in said
     assert hint in said
-    assert "expected 0 to 2 (3 classes)" in said
+    assert f"expected 0 to 2 (3 classes){', or 255 for ignore' if ignore else ''}" in said
     for value, count in zip(*np.unique(blocks(list(labels)), return_counts=True), strict=True):
         assert f"{value} ({count}x)" in said
 

@@ -219,16 +219,23 @@ class Table:
 def _value_hint(found: Mapping[int, int], legend: Legend) -> str:
     """What is probably behind values without a meaning."""
     bad = sorted(value for value in found if value not in legend.values)
-    top = max(legend.values)
+    ours = [value for value, label in legend.values.items() if label != IGNORE]
+    low, top = min(ours, default=0), max(ours, default=0)
     if bad == [255] and set(found) <= {0, 255}:
         return ". This is a black-and-white mask: say in a table (columns name, value) that 255 is a class"
     if bad == [255]:
         return ". 255 mostly means that nobody labelled these pixels: name it as an ignore value"
     if bad == [0]:
         return ". The labels of this data set count from 1, and 0 mostly means unlabelled: name it as an ignore value"
-    if bad == [top + 1] and min(found) > min(legend.values):
-        return ". The labels of this mask seem to count from 1, where 0 is expected to be the first class"
-    return ""
+    if bad == [top + 1] and low not in found and low == 0:
+        return (
+            ". The labels of this mask seem to count from 1, where 0 is expected to be the first class: first=1 says "
+            "so of a Masks source"
+        )
+    if bad == list(range(top + 1, top + 1 + len(bad))):
+        return f". The masks hold more classes than the {len(ours)} that have names: name all of them"
+    which = ", ".join(map(str, bad[:4]))
+    return f". If nobody labelled these pixels, name {which} as an ignore value; a class needs a name"
 
 
 def _colour_hint(bad: Mapping[int, int], known: set[int]) -> str:
