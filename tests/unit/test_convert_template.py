@@ -209,6 +209,16 @@ def test_other_files_are_not_recognised():
     assert not template.recognises(first_version, {})
 
 
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_a_unet_of_another_depth_comes_back(tmp_path, depth):
+    state = UNet(3, width=4, depth=depth).state_dict()
+    torch.save(state, tmp_path / "unet.pth")
+    assert common.recognise(tmp_path / "unet.pth") is template
+    converted = template.weights([tmp_path / "unet.pth"])
+    assert converted.task.net == Unet(width=4, depth=depth)
+    assert list(template.original(converted.task, converted.tensors)) == list(state)
+
+
 def test_foreign_tensors_and_runs_are_refused(tmp_path):
     state = UNet(3, width=4).state_dict()
     torch.save({**state, "extra.weight": torch.zeros(2)}, tmp_path / "more.pth")

@@ -57,7 +57,7 @@ def recognises(keys: Collection[str], extra: Mapping[str, Any]) -> bool:
     return names >= _UNET or names >= _PSP
 
 
-_UNET = {"start_conv.0.weight", "middle_conv.0.weight", "up4.up_conv.0.weight", "final_conv.weight"}
+_UNET = {"start_conv.0.weight", "middle_conv.0.weight", "up1.up_conv.0.weight", "final_conv.weight"}
 _PSP = {"layer4.0.conv1.weight", "master_branch.0.stages.0.1.weight", "master_branch.1.weight"}
 
 
