@@ -119,16 +119,29 @@ def test_a_batch_of_ignored_pixels_alone_is_no_nan(task):
     assert found.terms["scene"].item() == 0.0 and all(bool(torch.isfinite(v)) for v in found.terms.values())
 
 
-def test_texture_sends_no_gradient_into_the_encoder(task):
-    image = np.zeros((64, 64, 3), np.uint8)
+def test_textures_leave_the_encoder_alone_gradients_and_statistics(task):
+    """Their pictures look unlike all others: in its batch norms they would spoil the evaluation of the other heads."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     samples = [
         Sample(f"t{i}", image, extra={"tasks": ("texture",), "labels": {"texture": i}}) for i in (0, 1)
     ]
     batch = SPEC.collate(samples, key=0)
     task.train().zero_grad()
+    task.net.encoder.bn1.eval()  # fixed before: it stays so
+    before = {name: value.clone() for name, value in task.state_dict().items()}
     task(batch).terms["texture"].backward()
     with_gradient = {name.split(".")[2] for name, p in task.named_parameters() if p.grad is not None}
     assert with_gradient == {"texture_head"}
+    changed = {
+        name.split(".")[2] for name, v in task.state_dict().items() if not torch.equal(v, before[name])
+    }
+    assert changed == {"texture_head"}  # its own statistics
+    modes = {name: module.training for name, module in task.net.encoder.named_modules()}
+    assert not modes.pop("bn1") and all(modes.values())
+    both = [dataclasses.replace(s, extra={"tasks": ("texture", "scene"), "labels": {"texture": 0, "scene": 1}})
+            for s in samples]  # fmt: skip
+    task(SPEC.collate(both, key=0))
+    assert not torch.equal(task.net.encoder.bn2.running_mean, before["net.encoder.bn2.running_mean"])
 
 
 def test_deep_supervision_adds_a_loss_of_the_third_map():
@@ -569,7 +582,7 @@ def test_compiled_graphs_hold_the_network_and_do_not_grow_with_labels():
         batch = SPEC.collate([samples[0], sample.replace(masks=cut)], key=2)
         found, wanted = compiled(batch), plain(batch)
         for name, value in wanted.terms.items():
-            assert float(found.terms[name]) == pytest.approx(float(value), rel=1e-4), name
+            assert found.terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
         frames.append(counter.frame_count)
     assert frames[0] >= 1 and len(set(frames)) == 1
 

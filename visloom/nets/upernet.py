@@ -311,5 +311,24 @@ class UPerNet(nn.Module):
 
     def forward(self, image: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Normalised images (B, C, H, W) of any size from 32 pixels on -> logits by head, see `Decoder.forward`."""
-        answers: dict[str, Tensor] = self.decoder(self.encoder(image), names)
+        places = {self.decoder.heads[name].at for name in names}
+        maps = self._resting(image) if self.training and places == {"texture"} else self.encoder(image)
+        answers: dict[str, Tensor] = self.decoder(maps, names)
         return answers
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # modules change their mode and back
+    def _resting(self, image: Tensor) -> list[Tensor]:
+        """Maps for textures alone, of which the encoder learns nothing: no gradients, and no statistics either.
+
+        Pictures of one texture look unlike all others; counted in the encoder's batch norms they would spoil what the
+        other heads see in an evaluation. (The paper trains this head after all others are done.)
+        """
+        learning = [module for module in self.encoder.modules() if module.training]
+        self.encoder.eval()
+        try:
+            with torch.no_grad():
+                maps: list[Tensor] = self.encoder(image)
+        finally:
+            for module in learning:
+                module.training = True
+        return maps
