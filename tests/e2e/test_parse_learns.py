@@ -25,10 +25,13 @@ from visloom.tasks.parse import Uper
 TINY = Uper("timm:test_efficientnet", width=8, pooled=4)
 
 
+RECORDS = ("objects", "materials", "textures")
+
+
 def tiny(out: Path, samples: int = 6) -> Run:
     """Small pictures, a tiny network, no augmentation: the training pictures are looked at again."""
     edits = {"task.net": TINY, "host.out": str(out), "log.images": 2, "log.tensorboard": False}
-    for number, records in enumerate(("objects", "materials")):
+    for number, records in enumerate(RECORDS):
         source = {"samples": samples, "height": 32, "width": 64}
         edits |= {f"train.parts.{number}.source.{name}": value for name, value in source.items()}
         edits |= {f"train.parts.{number}.batch": 2, f"train.parts.{number}.transform": []}
@@ -39,7 +42,7 @@ def tiny(out: Path, samples: int = 6) -> Run:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """Six steps, of both sources."""
+    """Six steps, of all sources."""
     return train(tiny(tmp_path_factory.mktemp("runs"))).directory
 
 
@@ -55,13 +58,14 @@ def test_heads_without_labels_rest_bit_for_bit(begun, tmp_path):
             "host.out": str(tmp_path),
             "evals.objects": None,
             "evals.materials": None,
+            "evals.textures": None,
             "log.report": False,
         },
     )
     before = Checkpoints(begun / "checkpoints").load(6)
     after = Checkpoints(report.directory / "checkpoints").load(106)
     assert before is not None and after is not None
-    heads = {"scene_head": 0, "object_head": 0, "part_head": 0, "conv_fusion": 0}
+    heads = {"scene_head": 0, "object_head": 0, "part_head": 0, "texture_head": 0, "conv_fusion": 0}
     moved = []
     for name, value in before.tensors["model"].items():
         own = next((head for head in heads if head in name), None)
@@ -77,15 +81,15 @@ def test_every_task_rises_above_its_floor(tmp_path):
     """A few pictures learnt by heart, with the steps alternating between the sources."""
     spec = tiny(tmp_path).task
     sources = [
-        Sights(records=records, samples=4, height=32, width=64) for records in ("objects", "materials")
+        Sights(records=records, samples=n, height=32, width=64) for records, n in zip(RECORDS, (4, 4, 8))
     ]
-    samples = [[source.read(i) for i in range(4)] for source in sources]
+    samples = [[source.read(i) for i in range(len(source))] for source in sources]
     torch.manual_seed(0)
     task = spec.build().train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=0.01)
-    for step in range(100):
+    for step in range(150):
         optimizer.zero_grad()
-        sum(task(spec.collate(samples[step % 2], key=step)).terms.values()).backward()
+        sum(task(spec.collate(samples[step % 3], key=step)).terms.values()).backward()
         optimizer.step()
     task.eval()
     values, tables = {}, {}
@@ -116,7 +120,7 @@ def test_the_demo_says_every_measure_beside_not_looking(tmp_path, monkeypatch, c
         re.fullmatch(r"(\w+) +(\w+) ([01]\.\d{4}), where (.+) gives ([01]\.\d{4})", line) for line in lines
     ]
     found = {match[2]: (match[1], match[4]) for match in told if match}
-    assert set(found) == {"scene_accuracy", "object_miou", "part_miou", "material_miou"}
+    assert set(found) == {"scene_accuracy", "object_miou", "part_miou", "material_miou", "texture_accuracy"}
     assert found["material_miou"] == ("materials", f"all {commonest()!r}")
     assert found["part_miou"][1].startswith("all 'building: ")
     page = report.read_text()

@@ -2,20 +2,21 @@
 
     visloom train sights        mean IoU of objects .33, parts .08, materials .27; scene .59; in 69 CPU-seconds
 
-The same as `visloom demo parse`. One source labels objects, parts and scenes, the other materials, on other pictures;
-nothing is on disk.
+The same as `visloom demo parse`. One source labels objects, parts and scenes, another one materials, on other pictures,
+and a third one has pictures of one texture each; nothing is on disk.
 """
 
 from __future__ import annotations
 
 from visloom.data.town import Sights
 from visloom.data.town.labels import MATERIAL_COLOURS, MATERIALS, OBJECT_COLOURS, OBJECTS, PARTS, SCENES
+from visloom.data.town.textures import TEXTURES
 from visloom.data.transforms import RandomFlip
 from visloom.recipes.scenery import NORMALISE
 from visloom.run import Eval, Host, How, Log, Optim, Run, Save
 from visloom.schedule import OneCycle
 from visloom.stream import Mixture, Ordered, Shuffled
-from visloom.tasks.parse import Head, Parse, Parts, PartsOf, Pixels, Uper, Whole
+from visloom.tasks.parse import Head, Parse, Parts, PartsOf, Pixels, Texture, Uper, Whole
 from visloom.units import Epochs, Monitor, Steps
 
 HEADS: tuple[Head, ...] = (
@@ -23,12 +24,13 @@ HEADS: tuple[Head, ...] = (
     Pixels(name="object", classes=OBJECTS, void=True, colours=OBJECT_COLOURS),
     Parts(name="part", of="object", parts=tuple(PartsOf(name, parts) for name, parts in PARTS.items())),
     Pixels(name="material", classes=MATERIALS, at="finest", void=True, colours=MATERIAL_COLOURS),
+    Texture(name="texture", classes=TEXTURES, width=32, depth=3),
 )
-"""What is asked of a picture of the town."""
+"""What is asked of a picture of the town, or of a texture."""
 
 
 def sights() -> Run:
-    """A narrow UPerNet on 520 pictures of 64x96, one torch thread."""
+    """A narrow UPerNet on 520 pictures of 64x96 and 120 textures of 64x64, one torch thread."""
     return Run(
         name="sights",
         task=Parse(
@@ -47,6 +49,11 @@ def sights() -> Run:
             parts=(
                 Shuffled(source=Sights(records="objects", samples=320), batch=8, transform=(RandomFlip(),)),
                 Shuffled(source=Sights(records="materials", samples=200), batch=8, transform=(RandomFlip(),)),
+                Shuffled(
+                    source=Sights(records="textures", samples=120, width=64),
+                    batch=8,
+                    transform=(RandomFlip(),),
+                ),
             )
         ),
         evals={
@@ -57,6 +64,10 @@ def sights() -> Run:
             ),
             "materials": Eval(
                 stream=Ordered(source=Sights(records="materials", part="val", samples=64), batch=8),
+                every=None,
+            ),
+            "textures": Eval(
+                stream=Ordered(source=Sights(records="textures", part="val", samples=64, width=64), batch=8),
                 every=None,
             ),
         },
