@@ -18,7 +18,9 @@ from visloom.data.town.render import render
 from visloom.data.town.scene import Camera, Scene, Thing
 from visloom.data.town.sights import look, sight
 from visloom.data.town.street import WEATHERS, make_scene
+from visloom.data.town.textures import TEXTURES, texture
 from visloom.keys import fold, uniforms
+from visloom.tasks.parse.broden import TEXTURES as DTD
 
 SMALL = (48, 72)
 
@@ -175,11 +177,46 @@ def test_the_window_shows_the_thing_that_is_looked_at():
             assert ids is not None and (ids == scene.focus).sum() > 60
 
 
+def test_a_square_picture_is_no_squeezed_one():
+    """The window has the picture's shape, so a wheel stays round."""
+    for index in range(8):
+        _, window = look(fold(5, index), 1.0)
+        assert window.width == pytest.approx(window.height)
+
+
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="objects, materials"):
+    with pytest.raises(ValueError, match="objects, materials, textures"):
         Sights(records="scenes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="only: material is none of what objects label: object, part, scene"):
         Sights(only=("material",))
+
+
+# ---- textures
+
+
+def test_each_texture_has_a_look_of_its_own():
+    """What repeats along the pattern's own axes differs from word to word, whatever the paint."""
+    shares = {word: [] for word in TEXTURES}
+    for word in TEXTURES:
+        for number in range(6):
+            gray = texture(fold(3, word, number), word, (64, 64)).astype(float).mean(2)
+            light = gray > (gray.min() + gray.max()) / 2
+            down, across = (np.abs(np.diff(light.astype(int), axis=axis)).sum() for axis in (0, 1))
+            shares[word].append((down / max(1, across), light.mean()))
+    middle = {word: np.median(np.array(found), 0) for word, found in shares.items()}
+    assert middle["banded"][0] < 0.5 < middle["chequered"][0] < 2  # bands cross rows, not columns
+    assert middle["flecked"][1] < middle["chequered"][1]
+    one, other = (texture(key, "dotted", (64, 64)) for key in (1, 2))
+    assert one.shape == (64, 64, 3) and one.dtype == np.uint8
+    assert np.array_equal(one, texture(1, "dotted", (64, 64))) and np.abs(one.astype(int) - other).mean() > 10
+
+
+def test_textures_are_words_of_dtd_and_all_occur():
+    assert set(TEXTURES) <= set(DTD)
+    source = Sights(records="textures", samples=60, height=32, width=32)
+    samples = [source.read(i) for i in range(60)]
+    assert {sample.extra["labels"]["texture"] for sample in samples} == set(range(len(TEXTURES)))
+    assert samples[0].masks == {} and samples[0].extra["tasks"] == ("texture",)
 
 
 # ---- on disk
@@ -190,34 +227,50 @@ def written(tmp_path_factory):
     splits = {
         split: {
             records: Sights(records=records, part=part, samples=6, height=48, width=72)
-            for records in ("objects", "materials")
+            for records in ("objects", "materials", "textures")
         }
         for split, part in (("train", "train"), ("validation", "val"))
     }
     return write_root(tmp_path_factory.mktemp("broden"), splits), splits
 
 
-@pytest.mark.parametrize("records", ["objects", "materials"])
+@pytest.mark.parametrize("records", ["objects", "materials", "textures"])
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_the_root_on_disk_reads_as_the_sights(written, records, split):
+    """Every source of Broden+ in its own files: ADE20K, Pascal (which knows no scenes), OpenSurfaces and DTD."""
     root, splits = written
-    datasets = ("ade20k",) if records == "objects" else ()
-    source = Broden(root=str(root), records=records, part=split, datasets=datasets)
+    source = Broden(root=str(root), records=records, part=split)
     made = splits[split][records]
     assert source.check() == [] and len(source) == 6
+    seen = set()
+    for index in range(6):
+        stored, own = source.read(index), made.read(index)
+        seen.add(stored.id.partition("/")[0])
+        assert set(stored.masks) == set(own.masks)
+        for name, mask in own.masks.items():
+            assert np.array_equal(stored.masks[name], mask), name
+        unknown = {"scene": -1} if stored.id.startswith("pascal") else own.extra["labels"]
+        assert stored.extra == {**own.extra, "labels": unknown}
+        assert np.abs(stored.image.astype(int) - own.image).mean() < 6  # JPEG
+    assert seen == {"objects": {"ade20k", "pascal"}, "materials": {"os"}, "textures": {"dtd"}}[records]
+
+
+def test_the_tables_on_disk_are_those_of_the_town(written):
+    source = Broden(root=str(written[0]))
     tables = source.opened()
     assert tables.names["object"] == OBJECTS and tables.names["material"] == MATERIALS
+    assert tables.names["texture"] == TEXTURES
     assert [(OBJECTS[label], start, len(parts) - 1) for label, start, parts in tables.outputs] == [
         (name, sum(1 + len(p) for p in list(PARTS.values())[:i]), len(parts))
         for i, (name, parts) in enumerate(PARTS.items())
     ]
-    for index in range(6):
-        stored, own = source.read(index), made.read(index)
-        assert set(stored.masks) == set(own.masks)
-        for name, mask in own.masks.items():
-            assert np.array_equal(stored.masks[name], mask), name
-        assert stored.extra == own.extra
-        assert np.abs(stored.image.astype(int) - own.image).mean() < 4  # JPEG
+
+
+def test_pascal_can_be_left_out(tmp_path):
+    made = {"objects": Sights(samples=4, height=32, width=32)}
+    root = write_root(tmp_path, {"train": made, "validation": made}, every_pascal=0)
+    assert not (root / "pascal").exists()
+    assert len(Broden(root=str(root), datasets=("ade20k",))) == 4
 
 
 def test_only_some_tasks_of_a_list_are_read(written):
