@@ -314,14 +314,19 @@ class Teller:
             self._best = (name, decisive, values[decisive], step)
         if baseline:
             self._baseline = f"{safe(baseline[0])} {number(baseline[1])}"
-        order = sorted(values, key=lambda n: n != decisive)  # the monitored value first
+        bare = words.without_labels(values)
+        order = sorted(
+            (n for n in values if n not in bare), key=lambda n: n != decisive
+        )  # what decides first
         rows = [
             (safe(n), number(values[n]), f"{values[n] - before[n]:+.4f}" if n in before else "")
             for n in order
         ]
-        if decisive in values:
+        if decisive in values and decisive not in bare:
             rows[0] = (*rows[0][:2], self._verdict(best, first=not before))
         self._table(f"  {safe(name) + ' ':<6}epoch {self.epoch(step):.2f}  ", rows, duration(seconds))
+        for line in words.bare(bare, self._screen.width):
+            self._tell(line)
 
     def _verdict(self, best: bool, first: bool) -> str:
         if best:

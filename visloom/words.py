@@ -7,7 +7,7 @@ no control character reaches a terminal. Every function here is pure.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Piece = tuple[str, str]
 """A text and its style: "", "bold", "dim", "good", "warn" or "bad"."""
@@ -63,6 +63,15 @@ def number(value: float) -> str:
     if 1e-3 <= size < 100:
         return f"{value:.4f}"
     return f"{value:.1f}" if 100 <= size < 1e6 else f"{value:.3e}"
+
+
+def without_labels(values: Mapping[str, float]) -> list[str]:
+    """Names of an evaluation's values that had no label to count, in order.
+
+    Metrics that count nothing are NaN. Where a loss is NaN too the network is broken, and nothing is excused.
+    """
+    broken = any(v != v for n, v in values.items() if n.partition("/")[0] == "loss")
+    return [] if broken else [n for n, v in values.items() if v != v]
 
 
 def rate(value: float) -> str:
@@ -151,6 +160,13 @@ def grid(cells: Sequence[tuple[str, str, str]], room: int, indent: int) -> list[
                 line.append(("  " + note, "good" if note.startswith("best") else "dim"))
         lines.append(line)
     return lines
+
+
+def bare(names: Sequence[str], room: int) -> list[list[Piece]]:
+    """Say which values of an evaluation had no labels to count; nothing where all had."""
+    head = "    no labels for "
+    cells: list[Line] = [[(safe(name) + ("," if name != names[-1] else ""), "dim")] for name in names]
+    return flow(cells, room, head, " " * len(head), gap=1) if names else []
 
 
 def cell(name: str, value: str, note: str = "") -> list[Piece]:

@@ -338,6 +338,22 @@ def test_a_monitor_may_name_its_evaluation(tmp_path):
     assert screen.lines.count("  best  val accuracy 0.4000 at epoch 1.00") == 2
 
 
+def test_metrics_without_labels_are_named_and_not_shown_as_numbers(tmp_path):
+    nan = math.nan
+    screen = Collect()
+    with open_teller(tmp_path, Clock(), screen) as teller:
+        found = {"loss": 1.0, "part_miou": nan, "material_miou": 0.25, "scene_accuracy": nan}
+        teller.evaluation("rooms", 4, found, monitor=Monitor("max", "part_miou"))
+        teller.evaluation("broken", 4, {"loss": nan, "accuracy": nan})
+    assert screen.lines[:2] == [
+        "  rooms epoch 1.00  loss 1.0000  material_miou 0.2500  0.0 s",
+        "    no labels for part_miou, scene_accuracy",
+    ]
+    assert screen.lines[2] == "  broken epoch 1.00  loss nan  accuracy nan  0.0 s"  # no excuse for it
+    values = [row["values"] for row in read(tmp_path / "log.jsonl") if row["kind"] == "eval"]
+    assert math.isnan(values[0]["part_miou"])
+
+
 def test_log_jsonl_holds_no_time_and_speed_jsonl_does(tmp_path):
     clock = Clock()
     with open_teller(tmp_path, clock) as teller:

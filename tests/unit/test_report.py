@@ -698,4 +698,10 @@ def test_an_evaluation_with_nothing_to_count_is_not_drawn(run, tmp_path):
     assert "not finite" not in write_report(place).read_text()
     alone = [r for r in rows if r["kind"] != "eval"] + other
     log.write_text("".join(json.dumps(row) + "\n" for row in alone))
-    assert "not finite" in write_report(place).read_text()
+    page = write_report(place).read_text()
+    assert "not finite" in page  # the loss
+    assert "no labels in other" in page  # the accuracy, which training alone has
+    told = json.loads((place / "evals" / "val.json").read_text())
+    told["values"] = {**told["values"], "accuracy": None}
+    (place / "evals" / "val.json").write_text(json.dumps(told))
+    assert "<dt>no labels for</dt><dd>accuracy</dd>" in write_report(place).read_text()

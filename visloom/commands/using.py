@@ -50,10 +50,13 @@ def evaluate(args: Namespace) -> int:
                     ]
                 )
                 chosen = str(each["monitor"] or "").partition(" ")[2].removeprefix(f"{name}/")
+                bare = words.without_labels(each["values"])
                 values = [
-                    (safe(n), number(v), "decides" if n == chosen else "") for n, v in each["values"].items()
+                    (safe(n), number(v), "decides" if n == chosen else "")
+                    for n, v in each["values"].items()
+                    if n not in bare
                 ]
-                for line in words.grid(values, screen.width, 4):
+                for line in [*words.grid(values, screen.width, 4), *words.bare(bare, screen.width)]:
                     screen.line(line)
             if args.out is not None:
                 speaking.rows(screen, [("files", args.out)])

@@ -146,12 +146,15 @@ def _value_chart(record: Record, name: str, *, title: str) -> Markup:
         series = [Series("train", window, _TRAIN)]
     curves = {split: record.curve("eval", split, name) for split in record.splits}
     counted = [split for split, points in curves.items() if any(math.isfinite(y) for _, y in points)]
+    loss = name.partition("/")[0] == "loss"
     for place, (split, points) in enumerate(curves.items()):
-        if points and (split in counted or not counted):  # an evaluation with nothing to count says NaN
+        if points and (split in counted or (loss and not counted)):  # nothing to count is NaN
             series.append(Series(split, points, 1 + place % (COLOURS - 1), "dots"))
+    bare = [] if counted or loss else [split for split, points in curves.items() if points]
+    note = f"no labels in {', '.join(bare)}" if bare else ""
     best = record.best
     ring = (record.x(best.step), best.value) if best is not None and best.name == name else None
-    return chart(series, best=ring, **_frame(record, title))
+    return chart(series, best=ring, note=note, **_frame(record, title))
 
 
 def _terms_chart(record: Record) -> Markup:

@@ -22,7 +22,7 @@ from visloom.report import curves, matrix, pictures, tree
 from visloom.report.read import Record, items, mapping, number, open_record
 from visloom.report.render import LIMIT, render, write
 from visloom.report.svg import meter, text
-from visloom.words import duration, speed
+from visloom.words import duration, speed, without_labels
 from visloom.words import number as written
 
 __all__ = ["write_report"]
@@ -175,12 +175,16 @@ def _curves_note(record: Record) -> str:
 
 def _evaluation(record: Record, name: str, budget: int) -> dict[str, Any]:
     told = record.evals[name]
+    numbers = {
+        k: v for k in mapping(told.get("values")) for v in [number(told["values"], k)] if v is not None
+    }
+    bare = without_labels(numbers)
     values = [
         Fact(key, written(v), _floor(mapping(told.get("floors")).get(key)))
-        for key in mapping(told.get("values"))
-        for v in [number(told["values"], key)]
-        if v is not None
+        for key, v in numbers.items()
+        if key not in bare
     ]
+    values += [Fact("no labels for", ", ".join(bare), "")] if bare else []
     tables = dict(mapping(told.get("tables")))
     confusion = mapping(tables.pop("confusion", None))
     drawn = [key for key in tables if key.partition("/")[0] == "curves"]
