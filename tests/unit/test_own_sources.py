@@ -150,6 +150,57 @@ def test_another_task_and_another_source_need_no_code(own):
     assert source.labelled() == {"object": ("sky", "road", "car", "person"), "ground": ("dry", "wet")}
 
 
+def test_textures_of_ones_own(own, tmp_path):
+    """Pictures of one texture each in class folders, at sizes of their own, beside sources that label other things."""
+    from visloom import train
+    from visloom.data.town.textures import texture
+    from visloom.prediction import predict
+
+    for word, size in (("banded", (40, 40)), ("dotted", (48, 72))):
+        for number in range(4):
+            file = own / "swatches" / word / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(texture(number, word, size)).save(file)
+    text = (own / "sources.yaml").read_text()
+    text = text.replace("sources:\n", "  texture: {classes: [dotted, banded]}\nsources:\n", 1)
+    (own / "sources.yaml").write_text(
+        text + "  swatches: {images: swatches, labels: {texture: swatches}, val: 0.25}\n"
+    )
+    source = Annotated(root=str(own), source="swatches")
+    assert (
+        source.check() == [] and len(source) == 8 and source.labelled() == {"texture": ("dotted", "banded")}
+    )
+    found = {sample.id: sample for sample in (source.read(i) for i in range(8))}
+    assert found["swatches/banded/0"].extra == {"tasks": ("texture",), "labels": {"texture": 1}}
+    assert (
+        found["swatches/dotted/0"].extra["labels"] == {"texture": 0} and not found["swatches/dotted/0"].masks
+    )
+
+    file = tmp_path / "mine.yaml"
+    assert main(["new", str(file), "--data", str(own)]) == 0
+    run = change(
+        load(file),
+        {**SMALL, "length": "steps:10", "host.out": str(tmp_path / "runs"), "task.heads.texture.width": 4},
+    )
+    assert [head.kind for head in run.task.heads] == ["pixels", "parts", "whole", "pixels", "texture"]
+    report = train(run)
+    rows = [json.loads(line) for line in (report.directory / "log.jsonl").read_text().splitlines()]
+    assert any("loss/texture" in row.get("values", {}) for row in rows)
+    values = {row["split"]: row["values"] for row in rows if row["kind"] == "eval"}
+    assert (
+        values["swatches"]["texture_accuracy"] in (0, 0.5, 1) and values["rooms"]["texture_accuracy"] == "NaN"
+    )
+    told = predict(report.directory, own / "swatches/dotted/0.png", tmp_path / "answers", device="cpu").rows[
+        0
+    ]
+    assert told["texture_class"] in ("dotted", "banded") and 0.5 <= told["texture_score"] <= 1
+
+    (own / "swatches" / "woven").mkdir()
+    shutil.copy(own / "swatches/dotted/0.png", own / "swatches/woven/0.png")
+    with pytest.raises(DataError, match="woven"):
+        Annotated(root=str(own), source="swatches").check()
+
+
 # ---- what is wrong
 
 
