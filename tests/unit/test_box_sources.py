@@ -202,7 +202,16 @@ def test_category_ids_have_gaps_and_pictures_without_boxes_stay(tmp_path):
     assert source.read(1).boxes.shape == (0, 4)
     assert "1 of 2 pictures have no object" in source.check()[0]
     assert len(one_json(tmp_path, [thing(1, 7, 18, (1, 2, 10, 20))], annotated=True)) == 1
-    assert Detect(classes=source.classes(), category_ids=source.category_ids()).category_ids == (3, 18)
+    spec = Detect(classes=source.classes()).complete([source])  # a run does this with its training data
+    assert spec.category_ids == (3, 18) and spec.complete([source]) is spec
+    found = {"file": "a.jpg", "boxes": [(0, 0, 2, 2)], "scores": [0.5], "labels": [1]}
+    assert spec.records(found)[0]["category_id"] == 18
+    own = Detect(classes=source.classes(), category_ids=(5, 6))
+    assert (
+        own.complete([source]).category_ids == (5, 6)
+        and Detect(classes=("a",)).complete([source]).category_ids == ()
+    )
+    assert Detect(classes=("cat", "dog")).complete([Photos()]).category_ids == ()
 
 
 @pytest.mark.parametrize(

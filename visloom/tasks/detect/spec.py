@@ -44,7 +44,7 @@ class Detect:
     divisible: pictures are padded right and bottom to a multiple of this.
     shown: least score of a box that is drawn.
     views: what evaluation and prediction look at besides the picture: its mirror image, other scales.
-    category_ids: ids of the classes in COCO results; () numbers them from 1.
+    category_ids: ids of the classes in COCO results; () takes the data set's own, or numbers them from 1.
     counted: by whose rules evaluations count, see `coco.py`, `voc.py` and `cityscapes.py`.
     sigmas: spread of each keypoint in units of the thing's size; () takes COCO's 17, or 0.05 for other numbers.
     colours: one RGB colour per class; () chooses.
@@ -91,6 +91,13 @@ class Detect:
         """Whether the net sees blue first."""
         bgr = self.compat if self.order is None else self.order == "bgr"
         return bgr and self.channels == 3
+
+    def complete(self, sources: Sequence[Any]) -> Self:
+        """Return this task with the numbers that the training data has for the classes, where it has such."""
+        numbers = getattr(sources[0], "category_ids", tuple)()
+        if self.category_ids or len(numbers) != len(self.classes):
+            return self
+        return dataclasses.replace(self, category_ids=tuple(numbers))
 
     def build(self) -> DetectModule:
         """Make the module, its weights drawn from torch's generator. Raises ConfigError if it cannot be built."""
