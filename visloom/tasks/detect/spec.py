@@ -94,7 +94,7 @@ class Detect:
 
     def complete(self, sources: Sequence[Any]) -> Self:
         """Return this task with the numbers that the training data has for the classes, where it has such."""
-        numbers = getattr(sources[0], "category_ids", tuple)()
+        numbers: tuple[int, ...] = getattr(sources[0], "category_ids", tuple)()
         if self.category_ids or len(numbers) != len(self.classes):
             return self
         return dataclasses.replace(self, category_ids=tuple(numbers))
