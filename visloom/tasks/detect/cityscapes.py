@@ -7,15 +7,15 @@ is integrated through the middles of its steps. Source: Cordts et al. 2016, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visloom.metrics import merge_tables
 from visloom.sample import VOID
 from visloom.tasks.detect.batch import Known, Numbered
+from visloom.tasks.detect.rows import ByPicture
 
 if TYPE_CHECKING:
     from visloom.task import Batch, Predictions
@@ -43,14 +43,10 @@ class Row(NamedTuple):
     shared: NDArray[np.int64]
 
 
-class CityscapesPrecision:
+class CityscapesPrecision(ByPicture[Row]):
     """ "cityscapes_ap", the mean over overlaps 0.5 to 0.95, and "cityscapes_ap50", of the classes that occur."""
 
     names = ("cityscapes_ap", "cityscapes_ap50")
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = tuple(classes)
-        self._rows: dict[str, Row] = {}
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
         """Compare one batch. Reads the columns masks (N, H, W) bool, scores and labels, and `batch.known`."""
@@ -60,12 +56,6 @@ class CityscapesPrecision:
                 predictions[column][place].cpu().numpy() for column in ("masks", "scores", "labels")
             )
             self._rows[name] = compared(masks, scores.astype(np.float64), labels.astype(np.int64), known)
-
-    def state(self) -> dict[str, Row]:
-        return self._rows
-
-    def merge(self, states: Sequence[Mapping[str, Row]]) -> None:
-        self._rows = merge_tables(states)
 
     def compute(self) -> dict[str, float]:
         found = self._table()
@@ -86,7 +76,7 @@ class CityscapesPrecision:
 
     def _table(self) -> NDArray[np.float64]:
         """Average precision by class and overlap: (classes, 10), NaN where there is no thing."""
-        rows = [row for _, row in sorted(self._rows.items())]
+        rows = self.rows()
         return np.array(
             [[class_precision(rows, label, o) for o in OVERLAPS] for label in range(len(self.classes))]
         ).reshape(-1, len(OVERLAPS))

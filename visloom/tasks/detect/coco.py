@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from visloom.metrics import merge_tables
 from visloom.tasks.detect.batch import Numbered
+from visloom.tasks.detect.rows import ByPicture
 
 if TYPE_CHECKING:
     from visloom.task import Batch, Predictions
@@ -70,7 +70,7 @@ class Counted(NamedTuple):
     numbers: tuple[int, ...]
 
 
-class CocoPrecision:
+class CocoPrecision(ByPicture[Row]):
     """COCO's twelve numbers: "ap" (mean over overlaps 0.5 to 0.95), "ap50", "ap75", "ap_small", "ap_medium" and
     "ap_large" (areas below 32 x 32, to 96 x 96, above), and the recalls "ar1", "ar10", "ar100" (that many detections),
     "ar_small", "ar_medium", "ar_large"; the same of masks as "mask_ap", ..., of keypoints as "keypoint_ap", ...
@@ -91,11 +91,10 @@ class CocoPrecision:
         keypoints: int = 0,
         sigmas: Sequence[float] = (),
     ) -> None:
-        self.classes = tuple(classes)
+        super().__init__(classes)
         self.kinds = ("boxes", *(("masks",) if masks else ()), *(("keypoints",) if keypoints else ()))
         spread = SIGMAS if keypoints == len(SIGMAS) else (BETWEEN_PEOPLE,) * keypoints
         self.sigmas = tuple(sigmas) or spread
-        self._rows: dict[str, Row] = {}
         self._counted: dict[str, Counted] | None = None
 
     @property
@@ -141,11 +140,9 @@ class CocoPrecision:
             points=None if row.points is None else row.points[order],
         )
 
-    def state(self) -> dict[str, Row]:
-        return self._rows
-
     def merge(self, states: Sequence[Mapping[str, Row]]) -> None:
-        self._rows, self._counted = merge_tables(states), None
+        super().merge(states)
+        self._counted = None
 
     def compute(self) -> dict[str, float]:
         counted = self.counted()
@@ -188,8 +185,7 @@ class CocoPrecision:
     def counted(self) -> dict[str, Counted]:
         """COCO's tables of each kind."""
         if self._counted is None:
-            rows = [row for _, row in sorted(self._rows.items())]
-            self._counted = {kind: self._count(kind, rows) for kind in self.kinds}
+            self._counted = {kind: self._count(kind, self.rows()) for kind in self.kinds}
         return self._counted
 
     def _count(self, kind: str, rows: Sequence[Row]) -> Counted:

@@ -7,13 +7,12 @@ and neither does what is found of them. Pictures without detections count. Sourc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visloom.metrics import merge_tables
+from visloom.tasks.detect.rows import ByPicture
 
 if TYPE_CHECKING:
     from visloom.task import Batch, Predictions
@@ -34,14 +33,10 @@ class Row(NamedTuple):
     boxes: NDArray[np.int64]
 
 
-class VocPrecision:
+class VocPrecision(ByPicture[Row]):
     """ "voc50" and "voc07": means over the classes that occur. Things marked as crowds are VOC's difficult ones."""
 
     names = ("voc50", "voc07")
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = tuple(classes)
-        self._rows: dict[str, Row] = {}
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
         """Match one batch. Reads the columns boxes, scores and labels, and `batch.known`."""
@@ -63,12 +58,6 @@ class VocPrecision:
                 hits[at] = matched(boxes[at], known.boxes[mine].astype(np.float64), known.crowd[mine])
             self._rows[name] = Row(labels, scores, hits, counts.astype(np.int64))
 
-    def state(self) -> dict[str, Row]:
-        return self._rows
-
-    def merge(self, states: Sequence[Mapping[str, Row]]) -> None:
-        self._rows = merge_tables(states)
-
     def compute(self) -> dict[str, float]:
         values = np.array([row[:2] for row in self._table().values()], np.float64).reshape(-1, 2)
         means = values.mean(0) if len(values) else np.full(2, np.nan)
@@ -80,7 +69,7 @@ class VocPrecision:
 
     def _table(self) -> dict[int, tuple[float, float, int]]:
         """Area, mean of eleven points and the number of boxes of each class that has any."""
-        rows = [row for _, row in sorted(self._rows.items())]
+        rows = self.rows()
         found = {}
         for label in range(len(self.classes)):
             boxes = sum(int(row.boxes[label]) for row in rows)
