@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -79,7 +80,25 @@ class Plan(Dataset[Any]):
     ) -> Any:
         """Read, transform and collate; failures are DataErrors that name the sample."""
         samples = self.stream.load(self.tickets(step, micro), note)
+        if self.world > 1 and self.seed is not None and getattr(self.spec, "pads", False):
+            samples = self._among_others(samples, step, micro)
         return collated(self.spec, samples, self.key(step, micro)) if collate else samples
+
+    def _among_others(self, samples: Sequence[Sample], step: int, micro: int) -> Sequence[Sample]:
+        """Tell the first sample how large the pictures of the whole micro-batch are, those of other processes too.
+
+        `extra["batch_sizes"]` (N, 2) are heights and widths as they are stored, for a spec that pads to the largest and
+        says so (`pads = True`): then padding does not depend on the number of processes. Nothing is told where a source
+        does not know its sizes.
+        """
+        tickets = self.stream.tickets(step).shard(micro, self.accumulate)
+        leaves = self.stream.leaves()
+        known = {number: leaves[number].source.sizes() for number in set(tickets.source.tolist())}
+        if not len(samples) or any(sizes is None for sizes in known.values()):
+            return samples
+        every = np.array([known[t.source][t.index] for t in tickets], np.int64)  # type: ignore[index]
+        first, *others = samples
+        return [first.replace(extra={**first.extra, "batch_sizes": every}), *others]
 
     def key(self, step: int, micro: int) -> int | None:
         """The key of a micro-batch's own draws."""
