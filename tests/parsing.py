@@ -52,28 +52,39 @@ def materials(i=0, size=(40, 72), void=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled(Source):
-    """Pictures with objects, parts and a scene, or with materials."""
+    """Pictures with objects, parts and a scene, or with materials. mixed: each of another size."""
 
     what: str = "objects"
     samples: int = 12
+    mixed: bool = False
 
     def count(self) -> int:
         return self.samples
 
     def fetch(self, index: int) -> Sample:
-        return objects(index, scene=index % 4 - 1) if self.what == "objects" else materials(index)
+        size = self._size(index)
+        return objects(index, size, scene=index % 4 - 1) if self.what == "objects" else materials(index, size)
+
+    def sizes_all(self):
+        return np.array([self._size(index) for index in range(self.samples)], np.int64)
+
+    def _size(self, index: int) -> tuple[int, int]:
+        return (40 + 4 * (index % 3), 72 + 16 * (index % 5)) if self.mixed else (40, 72)
 
     def labelled(self) -> dict[str, tuple[str, ...]]:
         names = ("object", "part", "scene") if self.what == "objects" else ("material",)
         return {head.name: head.labels for head in HEADS if head.name in names}
 
 
-def mixture(batch: int = 4, seed: int = 0) -> Mixture:
+def mixture(batch: int = 4, seed: int = 0, mixed: bool = False) -> Mixture:
     """Steps from one source or the other."""
     return Mixture(
         parts=tuple(
             Shuffled(
-                source=Labelled(what=what, samples=n), batch=batch, transform=(RandomFlip(),), tail="wrap"
+                source=Labelled(what=what, samples=n, mixed=mixed),
+                batch=batch,
+                transform=(RandomFlip(),),
+                tail="wrap",
             )
             for what, n in (("objects", 12), ("materials", 8))
         ),

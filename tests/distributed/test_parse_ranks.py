@@ -39,11 +39,13 @@ class Exact(Parse):
 def watched() -> dict[str, Any]:
     """Train some steps: sources, heads, losses, gradients at each update, and the state at the end."""
     spec = Exact(net=NET, heads=HEADS[:4], sides=(64, 96), short=32)
-    engine = engine_of(spec, mixture(), STEPS, how=How(precision="fp32", sync_norm=True), optim=SGD)
+    engine = engine_of(spec, mixture(mixed=True), STEPS, how=How(precision="fp32", sync_norm=True), optim=SGD)
     forward, update, seen, gradients = engine.task.forward, engine.optimizer.step, [], []
 
     def reading(batch: Any) -> Any:
-        seen.append((batch.source.tolist(), batch.heads, batch.sizes, sorted(batch.ids)))
+        seen.append(
+            (batch.source.tolist(), batch.heads, batch.sizes, sorted(batch.ids), batch.image.shape[1:3])
+        )
         return forward(batch)
 
     def stepping() -> None:
@@ -66,13 +68,18 @@ def lives(world: int) -> list[dict[str, Any]]:
 def test_two_processes_see_the_sources_of_one():
     (alone,), both = lives(1), lives(2)
     for step in range(STEPS):
-        sources, heads, sizes, ids = alone["seen"][step]
+        sources, heads, sizes, ids, room = alone["seen"][step]
         shares = [life["seen"][step] for life in both]
+        assert {share[4] for share in shares} == {room}  # padded to the largest picture of all processes
         assert {share[1] for share in shares} == {heads}
         assert {size for share in shares for size in share[2]} == set(sizes)
         assert sorted(shares[0][3] + shares[1][3]) == ids and len(ids) == 4
         assert shares[0][0] + shares[1][0] == sources
     assert len({seen[1] for seen in alone["seen"]}) == 2  # both sources came
+    rooms = [{max(size[1] for size in life["seen"][step][2]) for life in both} for step in range(STEPS)]
+    assert any(
+        len(widths) == 2 for widths in rooms
+    )  # the largest picture of one process is not that of the other
 
 
 @can_fork

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ class Parse:
     deep_weight: share of a head's loss that the third map gets where `net.deep` names the head.
     channels: of the images.  normalise: "net" is what the network's weights expect.
     """
+
+    pads: ClassVar[bool] = True
 
     net: Uper = Uper()
     heads: tuple[Head, ...]
@@ -168,7 +170,7 @@ class Parse:
 
         In training (with a key) pictures get one shorter side, labels are brought to 1 / rate of it in one step, and
         both are padded at the bottom and right: pictures with 0, labels with ignore. The padded size is that of the
-        largest picture here, so batches of several shapes depend on how they are divided among processes.
+        largest picture of the batch, of all processes together where the loader tells it (`batch_sizes`).
 
         Raises:
             DataError: names the sample whose image, mask or label does not fit, or the task that has no head.
@@ -182,7 +184,8 @@ class Parse:
         else:
             sizes = tuple(self._drawn(size, heads, key) for size in stored)
             multiple, rate = self.stride, self.rate
-        room = tuple(_up(max(size[axis] for size in sizes), multiple) for axis in (0, 1))
+        everyone = (*sizes, *self._elsewhere(samples, heads, key))
+        room = tuple(_up(max(size[axis] for size in everyone), multiple) for axis in (0, 1))
         moves = [scale(new[1] / old[1], new[0] / old[0]) for old, new in zip(stored, sizes, strict=True)]
         image = np.zeros((len(samples), *room, self.channels), np.uint8)
         for row, (sample, move, (height, width)) in enumerate(zip(samples, moves, sizes, strict=True)):
@@ -266,6 +269,13 @@ class Parse:
         side = sides[int(uniforms(fold(key, "side"), 1)[0] * len(sides))]
         share = min(side / min(size), self.longest / max(size))
         return max(1, int(size[0] * share)), max(1, int(size[1] * share))
+
+    def _elsewhere(
+        self, samples: Sequence[Sample], heads: Sequence[str], key: int | None
+    ) -> list[tuple[int, int]]:
+        """Sizes, in this batch, of the pictures of all processes."""
+        stored = samples[0].extra.get("batch_sizes", ()) if key is not None else ()
+        return [self._drawn((int(height), int(width)), heads, key or 0) for height, width in stored]
 
     def _mask(
         self, sample: Sample, name: str, matrix: NDArray[np.float64], size: tuple[int, int]
