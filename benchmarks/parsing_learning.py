@@ -9,6 +9,7 @@ the reader of Broden+, and trains the recipe `sights` on them:
     joint               all tasks
     object ... material one task alone, on as many samples of its source as the joint run had of it; parts are learnt
                         with their objects, since a part counts only where its object is found
+    texture-after       textures alone on the encoder of the joint run, as the paper learns them: after all others
     scene-shuffled ...  all tasks, but the labels of one belong to other training pictures
 
 Results are added to DIR/results.jsonl; what stands there is not trained again. Prints the best value that each task
@@ -52,6 +53,7 @@ VALUES = {
     "texture": "texture_accuracy",
 }  # fmt: skip
 SHUFFLED = ("scene", "material")
+AFTER = "texture-after"
 LISTS = ("objects", "materials", "textures")
 
 
@@ -62,7 +64,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    kinds = ["joint", *TASKS, *(f"{task}-shuffled" for task in SHUFFLED)]
+    kinds = ["joint", *TASKS, AFTER, *(f"{task}-shuffled" for task in SHUFFLED)]
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--steps", type=int, default=600, help="of a joint run")
     parser.add_argument("--side", type=int, default=128, help="of pictures of the town, in pixels")
@@ -148,6 +150,9 @@ class Kept(Broden):
 
 def plan(kind: str, seed: int, data: Path, steps: int) -> Run:
     """The recipe on the pictures on disk, with all tasks or one."""
+    if kind == AFTER:
+        encoder = {"init.net.encoder": str(joint_run(data.with_name("runs"), seed))}
+        return change(replace(plan("texture", seed, data, steps), name=kind), encoder)
     base, wrong = sights(), kind.removesuffix("-shuffled")
     assert isinstance(base.train, Mixture)
     tasks = TASKS.get(kind, tuple(head.name for head in HEADS))
@@ -198,6 +203,19 @@ def plan(kind: str, seed: int, data: Path, steps: int) -> Run:
     return change(run, quiet)
 
 
+def joint_run(runs: Path, seed: int) -> Path:
+    """The directory of the finished joint run of a seed."""
+    for place in sorted(runs.glob("joint-*")):
+        if (
+            json.loads((place / "run.json").read_text())["seed"] == seed
+            and (place / "checkpoints/latest").is_file()
+        ):
+            return place
+    raise SystemExit(
+        f"{AFTER} goes on from a joint run, and {runs} has none of seed {seed}: train `joint` first"
+    )
+
+
 def share(mixture: Mixture, number: int, seed: int, steps: int) -> int:
     """How many of a joint run's steps are of one of its sources."""
     stream = bound(mixture, name="train", folder=Path("."), seed=seed)
@@ -229,15 +247,16 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     for row in found:
         kinds.setdefault(row["kind"], {})[row["seed"]] = row
     shuffled = [kind for kind in kinds if kind.endswith("-shuffled")]
-    lines = [["task", "value", "without looking", "alone", "jointly", "jointly / alone", *shuffled]]
+    after = [kind for kind in kinds if kind == AFTER]
+    lines = [["task", "value", "without looking", "alone", "jointly", "jointly / alone", *after, *shuffled]]
     for task, value in VALUES.items():
         columns = {kind: [row["values"][value] for row in kinds.get(kind, {}).values() if value in row["values"]]
-                   for kind in (task, "joint", *shuffled)}  # fmt: skip
+                   for kind in (task, "joint", *after, *shuffled)}  # fmt: skip
         floors = [row["floors"][value] for row in found if value in row["floors"]]
         alone, joint = columns[task], columns["joint"]
         ratio = f"{statistics.mean(joint) / statistics.mean(alone):.2f}" if alone and joint else "-"
         lines.append([task, value, f"{floors[0]:.3f}" if floors else "-", spread(alone), spread(joint), ratio,
-                      *(spread(columns[kind]) for kind in shuffled)])  # fmt: skip
+                      *(spread(columns[kind]) for kind in (*after, *shuffled))])  # fmt: skip
     seconds = sum(row["cpu_seconds"] for row in found)
     counts = ", ".join(f"{kind} {len(rows)}" for kind, rows in kinds.items())
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
