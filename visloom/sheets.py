@@ -94,9 +94,13 @@ def inspect(run: Run, folder: Path, say: Callable[[str], None] = lambda text: No
         stream = edit_each(stream, _skipping)  # what cannot be read is reported, and must not spoil the sheet
         say(f"drawing {name}")
         file = folder / f"{name.replace('/', '-')}.png"
-        tiles = list(training_tiles(run, stream) if name == "train" else plain_tiles(run, stream))
+        failed: list[str] = []
+        shown = training_tiles if name == "train" else plain_tiles
+        tiles = list(shown(run, stream, failed=failed))
         if not tiles:
-            raise DataError(f"{name}: no sample can be shown; {'; '.join(reports[name][0].problems[:1])}")
+            problems = [problem for each in reports[name] for problem in each.problems]
+            lines = "\n  ".join(dict.fromkeys([*problems, *failed[:1]]))
+            raise DataError(f"{name}: no sample can be shown:\n  {lines}")
         sheet(tiles).save(file)
         sheets[name] = file
     return Inspection(reports, sheets)
@@ -161,8 +165,12 @@ def _sizes(source: Any, report: SourceReport) -> tuple[list[tuple[tuple[int, int
 # --------------------------------------------------------------------------------------------------- pictures
 
 
-def training_tiles(run: Run, stream: Stream, count: int = COUNT) -> Iterator[tuple[NDArray[Any], str]]:
+def training_tiles(
+    run: Run, stream: Stream, count: int = COUNT, *, failed: list[str] | None = None
+) -> Iterator[tuple[NDArray[Any], str]]:
     """Yield (picture, caption) of the first training samples, as the network gets them.
+
+    failed: gets what was wrong with batches that are passed over.
 
     A task whose batches change on the device (mixup, say) shows them by `seen(batch)`, (B, H, W, 3) uint8.
     """
@@ -173,7 +181,8 @@ def training_tiles(run: Run, stream: Stream, count: int = COUNT) -> Iterator[tup
         try:
             samples = plan.make(step, 0, collate=False)
             batch = plan.make(step, 0) if callable(seen) else None
-        except DataError:
+        except DataError as error:
+            _keep(failed, error)
             step += 1
             continue
         pictures = seen(batch) if callable(seen) else [sample.image for sample in samples]
@@ -184,15 +193,23 @@ def training_tiles(run: Run, stream: Stream, count: int = COUNT) -> Iterator[tup
         step += 1
 
 
-def plain_tiles(run: Run, stream: Stream, count: int = COUNT) -> Iterator[tuple[NDArray[Any], str]]:
-    """Yield (picture, caption) of samples spread over an evaluation stream."""
+def _keep(failed: list[str] | None, error: Exception) -> None:
+    if failed is not None:
+        failed.append(str(error))
+
+
+def plain_tiles(
+    run: Run, stream: Stream, count: int = COUNT, *, failed: list[str] | None = None
+) -> Iterator[tuple[NDArray[Any], str]]:
+    """Yield (picture, caption) of samples spread over an evaluation stream. failed: as in `training_tiles`."""
     from visloom.pictures import read_at
 
     total = sum(len(leaf.source) for leaf in stream.leaves())
     for position in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)):
         try:
             sample = read_at(stream, int(position))
-        except DataError:
+        except DataError as error:
+            _keep(failed, error)
             continue
         if sample.image is not None:
             yield sample.image, _caption(sample, run)

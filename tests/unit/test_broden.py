@@ -315,6 +315,21 @@ def test_a_picture_of_another_size_than_its_record(own):
             look()
 
 
+def test_inspecting_says_why_nothing_can_be_shown(own, tmp_path):
+    """Every picture of one of two sources is of another size: all that is wrong is told, whichever source it is."""
+    from visloom.run import Run
+    from visloom.sheets import inspect
+
+    path = own.parent / "meta_file/joint_dataset/broden_os_train.json"
+    path.write_text(json.dumps({"dataset": "os", "file_index": 0, "height": 48, "width": 60}) + "\n")
+    stream = Shuffled(source=Broden(root=str(own), records="materials"), batch=1)
+    run = Run(
+        name="x", task=Parse(net=Uper("resnet50", base=2), heads=labels.heads("material")), train=stream
+    )
+    with pytest.raises(DataError, match=r"(?s)train: no sample can be shown:.*4711.jpg: is 64x48 pixels"):
+        inspect(run, tmp_path / "sheets")
+
+
 def test_labels_without_an_assignment(own):
     from PIL import Image
 
