@@ -23,7 +23,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -38,7 +38,6 @@ from visloom.data.town import Sights
 from visloom.data.town.broden_root import write_root
 from visloom.recipes.sights import HEADS, sights
 from visloom.run import Run
-from visloom.sample import Sample
 from visloom.stream import Mixture, Shuffled
 from visloom.units import Steps
 
@@ -137,17 +136,6 @@ def write(data: Path, validation: int, side: int) -> None:
 # ----------------------------------------------------------------------------------------------------------- runs
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Kept(Broden):
-    """Broden+ whose pictures stay in memory once they are read: files are no part of the question."""
-
-    def fetch(self, index: int) -> Sample:
-        album: dict[int, Sample] = self.__dict__.setdefault("_album", {})
-        if index not in album:
-            album[index] = super().fetch(index)
-        return album[index]
-
-
 def plan(kind: str, seed: int, data: Path, steps: int) -> Run:
     """The recipe on the pictures on disk, with all tasks or one."""
     if kind == AFTER:
@@ -157,7 +145,7 @@ def plan(kind: str, seed: int, data: Path, steps: int) -> Run:
     assert isinstance(base.train, Mixture)
     tasks = TASKS.get(kind, tuple(head.name for head in HEADS))
     sources = {
-        records: Kept(
+        records: Broden(
             root=str(data / "broden_dataset"),
             records=records,
             only=tuple(task for task in Broden.tasks[records] if task in tasks),
