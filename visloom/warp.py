@@ -122,12 +122,10 @@ def warp_image(image: Array, matrix: Array, size: tuple[int, int], border: Borde
         return window.framed(part, size, colour)
     source = image if image.dtype.name in _BY_CV2 else image.astype(np.float32)
     seen = matrix
-    if border == "constant" and _shrinks(
-        matrix
-    ):  # less to average; a mirrored border needs the whole picture
+    if border == "constant":  # less to average and to widen; a mirrored border needs the whole picture
         source, seen = _cut_out(source, matrix, size)
     small, last = _shrink(source, seen)
-    warped = _by_fours(small, lambda part: _warp(part, last, size, border, linear=True))  # (h, w, C)
+    warped = _by_fours(small, lambda part: _bilinear(part, last, size, border))  # (h, w, C)
     warped = warped if warped.dtype == image.dtype else _back(warped, image.dtype)
     return warped if border == "reflect" else _fill_outside(warped, source.shape[:2], seen, colour)
 
@@ -145,7 +143,9 @@ def warp_mask(
         return window.framed(warp_mask(mask, *window.inside(matrix), border)[..., None], size, outside)[
             ..., 0
         ]
-    return _warp(whole, matrix, size, border, linear=False, outside=IGNORE)[..., 0]
+    if border == "constant":
+        whole, matrix = _cut_out(whole, matrix, size)
+    return _nearest(whole, matrix, size, border)
 
 
 def fill_colour(image: Array, fill: Fill) -> Array:
@@ -255,6 +255,41 @@ def _shrink(image: Array, matrix: Array) -> tuple[Array, Array]:
     return small, matrix @ scale(across, down)
 
 
+def _bilinear(image: Array, matrix: Array, size: tuple[int, int], border: Border) -> Array:
+    """Warp an (H, W, C) picture of at most four channels, bilinear: (h, w, C).
+
+    Three channels of bytes get a fourth one on the way: cv2 warps four in two thirds of the time of three.
+    """
+    import cv2
+
+    if image.dtype != np.uint8 or image.shape[2] != 3:
+        return _warp(image, matrix, size, border, linear=True)
+    wide = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    return np.asarray(cv2.cvtColor(_warp(wide, matrix, size, border, linear=True), cv2.COLOR_RGBA2RGB))
+
+
+def _nearest(
+    mask: NDArray[np.int32], matrix: Array, size: tuple[int, int], border: Border
+) -> NDArray[np.int32]:
+    """Warp an (H, W) mask, nearest neighbour: (h, w) int32.
+
+    Labels travel in as few bytes as hold them, and as unsigned ones: cv2 finds the nearest pixel of those 40 times more
+    exactly than of int16 and int32 (2 in 100,000 are the next one instead), in less than half of the time.
+    """
+    low, high = int(mask.min()), int(mask.max())
+    # A centre that falls between two old pixels belongs to the later one, which begins there; cv2 would take the even
+    # one. Two units in the last place of the 32 bits that it reckons with decide.
+    little = 2.0**-22 * max(mask.shape)
+    matrix = matrix @ shift(-little, -little)
+    for kind, plain in ((np.int8, np.uint8), (np.int16, np.uint16)):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            small = mask.astype(kind).view(plain)
+            outside = int(np.iinfo(plain).max)  # IGNORE
+            warped = _warp(small, matrix, size, border, linear=False, outside=outside)
+            return warped[..., 0].view(kind).astype(np.int32)
+    return _warp(mask, matrix, size, border, linear=False, outside=IGNORE)[..., 0]
+
+
 def _warp(
     image: Array,
     matrix: Array,
@@ -272,7 +307,7 @@ def _warp(
     mode = cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_REPLICATE
     if border == "constant" and outside is not None:
         mode = cv2.BORDER_CONSTANT
-    where, value = (size[1], size[0]), float(outside or 0)
+    where, value = (size[1], size[0]), (float(outside or 0),) * 4
     if _is_affine(matrix):
         warped = cv2.warpAffine(image, back[:2], where, flags=flags, borderMode=mode, borderValue=value)
     else:
