@@ -120,7 +120,14 @@ def _targets(take) -> Targets:
     """Targets from the original's batch."""
     made = {name: take(there) for name, there in TARGETS.items()}
     known = take("velocity_mask")[..., 0] > 0
-    return Targets(**made, valid=take("mask") > 0, velocity_known=known, box=take("wh"), reach=take("mask"))
+    return Targets(
+        **made,
+        valid=take("mask") > 0,
+        velocity_known=known,
+        box=take("wh"),
+        reach=take("mask"),
+        sought=take("mask"),
+    )
 
 
 def test_every_loss_and_its_gradient(shared):

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from tests.fusion import NARROW, heads_of
 from visloom.data.nuscenes.names import ATTRIBUTES
-from visloom.data.scene3d import FlipScene, Frame, Within
+from visloom.data.scene3d import FlipScene, Frame, GuessedDepth, Within
 from visloom.data.space import project
 from visloom.errors import ConfigError, DataError
 from visloom.nets.dla import DlaTrunk, TimmTrunk
 from visloom.sample import Sample
 from visloom.tasks.fusion3d import Fusion3d
+from visloom.tasks.fusion3d.batch import Targets
 from visloom.tasks.fusion3d.decode import decode
 from visloom.tasks.fusion3d.frustum import associate
 
@@ -203,6 +204,28 @@ def test_slack_widens_the_window_with_distance():
         heads["heat"] = torch.logit(heads["heat"], 1e-6)
         heads["depth"] = -heads["depth"].clamp_min(1e-3).log()
         assert task.associated(heads, batch)[0, 0].max().item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_radar_is_sought_where_the_camera_might_guess_the_box():
+    """A guess moves where a box looks for radar, keyed; not what the network learns of the box."""
+    sample = scene(6, boxes=3)
+    guess = GuessedDepth(deviation=0.3)
+    moved = guess(sample, 11)
+    assert np.array_equal(moved.extra["box_sought"], guess(sample, 11).extra["box_sought"])
+    assert not np.allclose(moved.extra["box_sought"], guess(sample, 12).extra["box_sought"])
+    plain, other = (SPEC.collate([each], 1) for each in (sample, moved))
+    for name in Targets._fields:
+        same = torch.equal(getattr(plain.targets, name), getattr(other.targets, name))
+        assert same == (name != "sought"), name
+    assert torch.equal(plain.targets.sought, plain.targets.depth[..., 0]) and plain.found.any()
+    far = sample.replace(extra={**sample.extra, "box_sought": sample.extra["box_center"][:, 2] + 1000})
+    assert not SPEC.collate([far], 1).found.any()
+    logs = [
+        np.log(guess(sample, k).extra["box_sought"] / sample.extra["box_center"][:, 2]) for k in range(400)
+    ]
+    assert np.std(logs) == pytest.approx(0.3, rel=0.1)
+    with pytest.raises(ValueError, match="not negative"):
+        GuessedDepth(deviation=-1)
 
 
 def test_cells_around_the_middle_learn_the_same_box():

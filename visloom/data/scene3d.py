@@ -11,6 +11,7 @@ metres in the camera's frame (`visloom/data/space.py`) to pixels, which follows 
     box_center     (N, 3) float64 middles, box_dims (N, 3) height width length, box_yaw (N,) about the camera's y
     box_velocity   (N, 3) float64 in the camera's frame, NaN where unknown;  box_attribute (N,) int64, -1 for none
     box_alpha      (N,) float64: the observation angle as the original makes it
+    box_sought     (N,) float64: depths at which boxes look for radar in training, where those are not their own
     truth          what an evaluation compares with (`visloom/data/truth.py`), or None
     vehicle        (4, 4) the vehicle's frame to the world, where it is known;  attributes: their names, likewise
 """
@@ -212,6 +213,33 @@ class Within:
             return sample
         kept = {name: value[near] for name, value in extra.items() if name.startswith("box_")}
         return sample.replace(boxes=sample.boxes[near], labels=sample.labels[near], extra={**extra, **kept})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuessedDepth:
+    """Boxes look for radar where a camera might guess them to be, not where they are annotated.
+
+    In use it is the camera's guess that says where a box looks for radar; a network that was trained with the right
+    returns alone trusts wrong ones too. What the network learns of a box does not change.
+
+    deviation: of the logarithm of the guess; 0.2 is about a fifth of the depth.
+    """
+
+    deviation: float
+
+    def __post_init__(self) -> None:
+        require(
+            is_number(self.deviation) and self.deviation >= 0, "deviation is not negative", self.deviation
+        )
+
+    def __call__(self, sample: Sample, key: int) -> Sample:
+        center = sample.extra.get("box_center")
+        if center is None:
+            return sample
+        draws = generator(key).standard_normal(len(center))  # one a box, before any is left out
+        return sample.replace(
+            extra={**sample.extra, "box_sought": center[:, 2] * np.exp(self.deviation * draws)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

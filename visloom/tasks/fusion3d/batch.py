@@ -34,7 +34,8 @@ class Targets(NamedTuple):
     attribute_known: Tensor  # (B, M, A) float32
     velocity: Tensor  # (B, M, 3) float32: m/s in the camera's frame
     velocity_known: Tensor  # (B, M) bool
-    reach: Tensor  # (B, M) float32: how far from `depth` radar returns belong to the box, metres
+    sought: Tensor  # (B, M) float32: the depth at which a box looks for radar, metres
+    reach: Tensor  # (B, M) float32: how far from that depth radar returns belong to the box, metres
 
 
 @dataclass(kw_only=True)

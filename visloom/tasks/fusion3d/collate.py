@@ -50,7 +50,7 @@ def collate(spec: Fusion3d, samples: Sequence[Sample], *, truth: bool) -> Fusion
             found = associate(
                 radar,
                 joined.box,
-                joined.depth[..., 0],
+                joined.sought,
                 joined.reach,
                 joined.valid,
                 scale=spec.radar_scale,

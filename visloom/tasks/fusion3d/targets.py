@@ -73,6 +73,7 @@ def targets(sample: Sample, layout: Layout) -> dict[str, Array]:
     centre, dims, yaw = extra["box_center"][rows], extra["box_dims"][rows], extra["box_yaw"][rows]
     alpha = _alpha(extra, rows, centre, yaw, layout.compat)
     velocity = extra["box_velocity"][rows]
+    sought = extra["box_sought"][rows] if "box_sought" in extra else centre[:, 2]
     values = {
         "index": cell[:, 1] * width + cell[:, 0],
         "label": sample.labels[rows],
@@ -85,7 +86,8 @@ def targets(sample: Sample, layout: Layout) -> dict[str, Array]:
         "center": project(sample.calib, centre)[:, :2] / layout.stride - cell,
         "velocity_known": np.isfinite(velocity).all(1),
         "velocity": np.nan_to_num(velocity, nan=0.0),
-        "reach": _reach(sample, middle, dims, yaw, alpha, layout) + layout.slack * centre[:, 2],
+        "sought": sought,
+        "reach": _reach(sample, middle, dims, yaw, alpha, layout) + layout.slack * sought,
     }
     values["bin"], values["residue"] = bins(alpha)
     values["attribute"], values["attribute_known"] = _attributes(extra["box_attribute"][rows], layout)
@@ -118,6 +120,7 @@ def _empty(layout: Layout) -> dict[str, Array]:
         "attribute_known": zeros(attributes),
         "velocity": zeros(3),
         "velocity_known": zeros(dtype=bool),
+        "sought": zeros(),
         "reach": zeros(),
     }
 
