@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.fusion import NARROW
+from visloom.config import diff
 from visloom.data.nuscenes.source import NuScenes
 from visloom.data.scene3d import Frame, OtherRadar
 from visloom.data.space import inverse, move, project
@@ -19,6 +20,8 @@ from visloom.data.town.rides import Radar, Rides, radar_pose
 from visloom.data.town.root import write_root
 from visloom.errors import DataError
 from visloom.pictures import save_pictures
+from visloom.recipes.rides import proof, proof_camera, proof_permuted
+from visloom.run import Rule
 from visloom.stream import Ordered
 from visloom.tasks.fusion3d import Fusion3d
 
@@ -166,3 +169,13 @@ def test_other_radar_knows_its_moments(opened):
     mixed = OtherRadar(source=opened)
     assert mixed.token_of(7) == opened.token_of(7) and mixed.part_name == "train"
     assert mixed.elsewhere("", "val").source.part == "val"
+
+
+def test_the_proof_and_its_twin_differ_in_the_radar_alone():
+    """Also in the rate of heads that only radar has; the control differs in whose radar it is."""
+    assert {line.split(":")[0] for line in diff(proof(), proof_camera())} == {"name", "rules", "task.radar"}
+    assert [rule for rule in proof().rules if rule not in proof_camera().rules] == [
+        Rule(name=r"secondary\.", lr=2.0)
+    ]
+    named = {line.split(":")[0] for line in diff(proof(), proof_permuted())}
+    assert named == {"name", "train.source", "evals.val.stream.source"}

@@ -3,9 +3,10 @@
     visloom train rides                     a narrow network at 128x224, 300 steps
     visloom train rides:camera              the same without radar
     visloom train rides:permuted            radar of other pictures: a control
-    visloom train rides:proof               600 steps on rides that are written to disk as a nuScenes root
-    visloom train rides:proof_camera        and without radar
-    visloom train rides:proof_permuted      and with the radar of other pictures
+    visloom train rides:baseline            the camera alone, on rides that are written to disk as a nuScenes root
+    visloom train rides:proof init.model=RUN@1000            600 steps more of all heads, with radar
+    visloom train rides:proof_camera init.model=RUN@1000     and without
+    visloom train rides:proof_permuted init.model=RUN@1000   and with the radar of other pictures
 
 What radar adds is in docs/results.md.
 """
@@ -20,12 +21,14 @@ from visloom.data.photometric import ColorJitter
 from visloom.data.scene3d import FlipScene, Frame, GuessedDepth, OtherRadar, SceneSource, Within
 from visloom.data.town.ondisk import RidesOnDisk
 from visloom.data.town.rides import Rides
-from visloom.run import Clip, Eval, Host, How, Log, Optim, Run, Save
+from visloom.run import Clip, Eval, Host, How, Log, Optim, Rule, Run, Save
 from visloom.schedule import OneCycle
 from visloom.stream import Ordered, Shuffled
 from visloom.tasks.fusion3d import DlaNet, Fusion3d
 from visloom.tasks.fusion3d.nds import Rules
 from visloom.units import Monitor, Steps
+
+_STILL = Rule(name=r"trunk\.", frozen=True)
 
 
 def rides() -> Run:
@@ -100,7 +103,7 @@ def baseline() -> Run:
 
     The proof takes its step 1,000, where the learning rate is still high.
     """
-    disk = RidesOnDisk(train_rides=40, val_rides=10, moments=3)
+    disk = RidesOnDisk(train_rides=40, val_rides=40, moments=3)
     edits = {
         "name": "rides-baseline",
         "task.radar": False,
@@ -118,14 +121,17 @@ def baseline() -> Run:
 def proof() -> Run:
     """The learning proof: rides on disk as a nuScenes root, which is written on first use and read as nuScenes is.
 
-    As the original does, it begins with a network that has learnt the camera: init.model=RUN@1000 of `baseline`.
+    As the original does, it begins with a network that has learnt the camera: init.model=RUN@1000 of `baseline`. The
+    trunk stays as it is (the original's --freeze_backbone); new heads learn at twice the rate.
     """
     chain = cast(Shuffled, baseline().train).transform
     edits = {
         "name": "rides-proof",
         "task.radar": True,
+        "task.depth_scale": 2.5,
+        "rules": (_STILL, Rule(name=r"secondary\.", lr=2.0)),
         "train.transform": (*chain, GuessedDepth(deviation=0.2)),
-        "length": Steps(200),
+        "length": Steps(600),
         "optim.lr": 5e-3,
         "schedule": OneCycle(rise=0.1, final_div=100.0),
     }
@@ -134,7 +140,7 @@ def proof() -> Run:
 
 def proof_camera() -> Run:
     """The same without radar."""
-    return change(proof(), {"name": "rides-proof-camera", "task.radar": False})
+    return change(proof(), {"name": "rides-proof-camera", "task.radar": False, "rules": (_STILL,)})
 
 
 def proof_permuted() -> Run:
