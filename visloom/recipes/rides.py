@@ -103,7 +103,7 @@ def baseline() -> Run:
 
     The proof takes its step 1,000, where the learning rate is still high.
     """
-    disk = RidesOnDisk(train_rides=40, val_rides=40, moments=3)
+    disk = RidesOnDisk(train_rides=40, val_rides=10, moments=3)
     edits = {
         "name": "rides-baseline",
         "task.radar": False,

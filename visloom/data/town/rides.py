@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visloom.data.nuscenes.names import ATTRIBUTES, CAMERAS, CLASSES, RADAR_CHANNELS, RADARS
-from visloom.data.nuscenes.pcd import DTYPE
+from visloom.data.nuscenes.pcd import DTYPE, usable
 from visloom.data.nuscenes.source import radar_rows
 from visloom.data.scene_sample import scene_sample
 from visloom.data.space import about_z, inverse, transform
@@ -397,7 +397,8 @@ class Rides(Source):
         back, parts = inverse(pose), []
         for channel in RADARS[camera]:
             matrix = back @ radar_pose(ride.origins[moment], channel)
-            parts.append(radar_rows(ride.returns[moment, channel], matrix, 0.0))
+            returns = ride.returns[moment, channel]
+            parts.append(radar_rows(returns[usable(returns)], matrix, 0.0))
         return np.concatenate(parts)
 
     def __repr__(self) -> str:
