@@ -3,10 +3,11 @@
     python benchmarks/detection.py step                 Faster R-CNN R-50-FPN, and what adaptation costs
     python benchmarks/detection.py evaluator            5,000 synthetic pictures beside pycocotools
 
-All ways take turns; medians of CPU-seconds of one thread, and of the ratio within a round. The reference loop is that
-of torchvision's references/detection, from its description: pictures and targets in lists, the losses brought to the
-host and checked at every step. Visloom's is its engine with its loader, from pictures in memory. Both do one picture
-of padding, 2,000 proposals and 512 regions a picture, and start from the same random network.
+Each way has a process of its own, and all take turns; medians of CPU-seconds of one thread, and of the ratio within a
+round. The reference loop is that of torchvision's references/detection, from its description: pictures and targets in
+lists, the losses brought to the host and checked at every step. Visloom's is its engine with its loader, from pictures
+in memory, with the defaults of a run. Both do one picture of padding, 2,000 proposals and 512 regions a picture, and
+start from the same random network.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ import contextlib
 import io
 import json
 import math
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from turns import Row, Setup, race
 
 from visloom.data.target import Target
+from visloom.device import keep_freed
 from visloom.engine import Engine
 from visloom.keys import seed_torch
 from visloom.loader import Loader, Plan
+from visloom.memory import place
 from visloom.optim import build_optimizer
 from visloom.run import Host, How, Optim
 from visloom.sample import Sample
@@ -47,32 +49,15 @@ CLASSES = tuple(f"class {i}" for i in range(80))
 CPU = torch.device("cpu")
 
 
-def race(ways: dict[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, dict[str, Any]]:
-    """Medians of CPU-seconds, and of the first way's time by each one's, in rounds where all take turns."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + warm):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if turn >= warm:
-                spent[name].append(time.process_time() - start)
-    first = next(iter(spent.values()))
-    found = {}
-    for name, values in spent.items():
-        ratios = [f / v for f, v in zip(first, values, strict=True)]
-        found[name] = {
-            "cpu_seconds": statistics.median(values),
-            "times": statistics.median(ratios),
-            "range": [min(ratios), max(ratios)],
-        }
-    return found
+def by_name(found: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
+    """What is written as JSON."""
+    return {name: row._asdict() for name, row in found.items()}
 
 
-def told(title: str, found: dict[str, dict[str, Any]]) -> None:
+def told(title: str, found: Mapping[str, Row]) -> None:
     print(f"\n{title}")
     for name, row in found.items():
-        low, high = row["range"]
-        print(f"  {name:44}{row['cpu_seconds']:8.2f} s  {row['times']:6.2f}x  ({low:.2f} to {high:.2f})")
+        print(f"  {name:44}{row.cpu_seconds:8.2f} s  {row.times:6.2f}x  ({row.least:.2f} to {row.most:.2f})")
 
 
 # ----------------------------------------------------------------------------------------------- a training step
@@ -104,14 +89,17 @@ class Held(Source):
         return found.replace(extra={})
 
 
-def engine(spec: Detect, stream: Stream, steps: int) -> Engine:
-    """Visloom's own engine, as a run builds it."""
+def engine(spec: Detect, stream: Stream, steps: int) -> Callable[[], object]:
+    """A step of Visloom's own engine, as a run builds it."""
+    keep_freed()
     seed_torch(0)
-    task = spec.build()
     how = How(precision="fp32")
+    task = place(spec.build(), how, CPU)
     feed = Loader(Plan(stream, spec, seed=0), Host(workers=0), CPU, steps)
     optim = Optim(name="SGD", lr=1e-4, weight_decay=1e-4, options={"momentum": 0.9})
-    return Engine(task, feed, build_optimizer(task, optim), Constant(), total=steps, how=how, seed=0)
+    made = Engine(task, feed, build_optimizer(task, optim), Constant(), total=steps, how=how, seed=0)
+    turns = made.steps()
+    return lambda: next(turns)
 
 
 def reference(held: Held, batch: int) -> Callable[[], None]:
@@ -175,20 +163,20 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
         source=half, target=Shuffled(source=held, batch=args.batch // 2, transform=(Target(),), tail="wrap")
     )
     net = FasterRCNN(body=ResNetBody(depth=50))
-    ours = iter(engine(Detect(net=net, classes=CLASSES), plain, steps).steps())
-    adapted = iter(engine(Adapt(net=net, classes=CLASSES), pair, steps).steps())
-    ways: dict[str, Callable[[], object]] = {
-        "torchvision's reference loop": reference(held, args.batch),
-        "visloom": lambda: next(ours),
-        "visloom, half of the pictures a target": lambda: next(adapted),
+    ways: dict[str, Setup] = {
+        "torchvision's reference loop": lambda: reference(held, args.batch),
+        "visloom": lambda: engine(Detect(net=net, classes=CLASSES), plain, steps),
+        "visloom, half of the pictures a target": lambda: engine(
+            Adapt(net=net, classes=CLASSES), pair, steps
+        ),
     }
     found = race(ways, args.rounds)
     told(f"training step, Faster R-CNN R-50-FPN, {args.batch} x {args.side} x {args.side}, one thread", found)
-    cost = found["visloom, half of the pictures a target"]["cpu_seconds"] / found["visloom"]["cpu_seconds"]
+    cost = found["visloom, half of the pictures a target"].cpu_seconds / found["visloom"].cpu_seconds
     print(
         f"  discriminators of pictures and regions and their consistency cost {100 * (cost - 1):.0f} % more"
     )
-    return {"side": args.side, "batch": args.batch, "rounds": args.rounds, "cost": cost, **found}
+    return {"side": args.side, "batch": args.batch, "rounds": args.rounds, "cost": cost, **by_name(found)}
 
 
 # -------------------------------------------------------------------------------------------------- the evaluator
@@ -296,24 +284,17 @@ def ours(made: list[Scene], make: Callable[..., Any], name: str, size: int = 8) 
 def run_evaluator(args: argparse.Namespace) -> dict[str, Any]:
     """The twelve numbers of COCO, of boxes."""
     made = scenes(args.pictures)
-    answers: dict[str, float] = {}
-
-    def kept(name: str, way: Callable[[], float]) -> Callable[[], None]:
-        def run() -> None:
-            answers[name] = way()
-
-        return run
-
-    ways: dict[str, Callable[[], object]] = {
-        "pycocotools": kept("pycocotools", peer(made)),
-        "visloom, CocoPrecision": kept("visloom", ours(made, CocoPrecision, "ap")),
-        "visloom, VocPrecision": kept("voc", ours(made, VocPrecision, "voc50")),
+    ways: dict[str, Setup] = {
+        "pycocotools": lambda: peer(made),
+        "visloom, CocoPrecision": lambda: ours(made, CocoPrecision, "ap"),
+        "visloom, VocPrecision": lambda: ours(made, VocPrecision, "voc50"),
     }
     found = race(ways, args.rounds, warm=0)
-    assert abs(answers["pycocotools"] - answers["visloom"]) < 1e-9, answers
+    theirs, mine = (found[name].answer for name in ("pycocotools", "visloom, CocoPrecision"))
+    assert theirs is not None and mine is not None and abs(theirs - mine) < 1e-9, (theirs, mine)
     told(f"counting {args.pictures:,} pictures, {40 * args.pictures:,} detections of 80 classes", found)
-    print(f"  AP {answers['visloom']:.5f} both")
-    return {"pictures": args.pictures, "ap": answers["visloom"], **found}
+    print(f"  AP {mine:.5f} both")
+    return {"pictures": args.pictures, "ap": mine, **by_name(found)}
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ losses and accuracies come from a loop over all 77; accuracies brought to the ho
 foreach. Its precise RoI pooling has no CPU kernel, so both sides pool by the closed form.
 
 Visloom's are the module and settings that a recipe has by default: the memory format that is faster there, bf16 where
-the processor multiplies it. Figures are CPU-seconds of interleaved rounds, medians; the decoder's share is that of
-forward and backward.
+the processor multiplies it, freed memory kept. Each way has a process of its own; figures are CPU-seconds of
+interleaved rounds, medians; the decoder's share is that of forward and backward.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from turns import kept, race
 
 from visloom.engine import precision, resolve_precision
 from visloom.memory import place
@@ -210,18 +211,6 @@ def both(spec: Parse, batch: ParseBatch) -> dict[str, Callable[[], Tensor]]:
     }
 
 
-def race(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """CPU-seconds of each way in rounds where all take turns; the first round warms up."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if turn:
-                spent[name].append(time.process_time() - start)
-    return spent
-
-
 def decoder_share(spec: Parse, batch: ParseBatch, rounds: int) -> float:
     """Share of the decoder and its losses in a forward and backward of ours: median of rounds, after one to warm up.
 
@@ -256,9 +245,10 @@ def run_cpu(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"precision": kind, "steps": {}}
     for source in DRAWN:
         batch = make_batch(spec, source, args.batch, args.side)
-        spent = race(both(spec, batch), args.rounds)
-        medians = {name: statistics.median(values) for name, values in spent.items()}
-        ratio = statistics.median(a / b for a, b in zip(*spent.values(), strict=True))
+        old, new = both(spec, batch).values()
+        rows = race({"the original's ways": lambda way=old: way, "visloom": kept(new)}, args.rounds)
+        medians = {name: row.cpu_seconds for name, row in rows.items()}
+        ratio = rows["visloom"].times
         share = decoder_share(spec, batch, args.rounds)
         found["steps"][source] = {"cpu_seconds": medians, "times": ratio, "decoder_share": share}
         for name, value in medians.items():

@@ -51,7 +51,9 @@ VALUES = {
     "object": "object_miou", "part": "part_miou", "scene": "scene_accuracy", "material": "material_miou",
     "texture": "texture_accuracy",
 }  # fmt: skip
-SHUFFLED = ("scene", "material")
+SHUFFLED = {"scene": "objects", "material": "materials", "texture": "textures"}
+"""Tasks whose training labels are given to other pictures, and the list that holds them."""
+
 AFTER = "texture-after"
 LISTS = ("objects", "materials", "textures")
 
@@ -109,28 +111,52 @@ def write(data: Path, validation: int, side: int) -> None:
             "validation": {r: replace(s, part="val", samples=validation) for r, s in parts.items()},
         },
     )
-    order = np.random.default_rng(0).permutation
-    meta = part / "scene-shuffled" / "meta_file"
-    shutil.copytree(part / "meta_file", meta)
+    for shuffle in (shuffle_scenes, shuffle_materials, shuffle_textures):
+        shuffle(part)
+    part.rename(data)
+
+
+def order(count: int) -> list[int]:
+    """Which picture's label each picture gets."""
+    return [int(i) for i in np.random.default_rng(0).permutation(count)]
+
+
+def shuffle_scenes(root: Path) -> None:
+    meta = root / "scene-shuffled" / "meta_file"
+    shutil.copytree(root / "meta_file", meta)
     file = meta / "ade20k" / "scene_categories.txt"
     lines = [line.split() for line in file.read_text().splitlines()]
     first = [i for i, (stem, _) in enumerate(lines) if stem.startswith("ADE_train")]
-    for i, j in zip(first, order(len(first)).tolist(), strict=True):
-        lines[i] = [lines[i][0], lines[first[j]][1] + "\n"]
-    file.write_text("".join(f"{stem} {scene.strip()}\n" for stem, scene in lines))
-    shutil.copytree(
-        part / "broden_dataset/opensurfaces", part / "material-shuffled/broden_dataset/opensurfaces"
-    )
-    folder = "opensurfaces/photos-labels"
-    records = (part / "meta_file/joint_dataset/broden_os_train.json").read_text().splitlines()
-    photos = (part / "broden_dataset/opensurfaces/photos.csv").read_text().splitlines()[1:]
-    ids = [photos[json.loads(line)["file_index"]].partition(",")[0] for line in records]
-    for i, j in enumerate(order(len(ids)).tolist()):
-        shutil.copy(
-            part / f"broden_dataset/{folder}/{ids[j]}.png",
-            part / f"material-shuffled/broden_dataset/{folder}/{ids[i]}.png",
-        )
-    part.rename(data)
+    scenes = [lines[i][1] for i in first]
+    for i, j in zip(first, order(len(first)), strict=True):
+        lines[i][1] = scenes[j]
+    file.write_text("".join(f"{stem} {scene}\n" for stem, scene in lines))
+
+
+def shuffle_materials(root: Path) -> None:
+    photos = (root / "broden_dataset/opensurfaces/photos.csv").read_text().splitlines()[1:]
+    ids = [photos[i].partition(",")[0] for i in numbers(root, "joint_dataset/broden_os_train.json")]
+    swap(root, "material", "opensurfaces", [f"photos-labels/{i}.png" for i in ids])
+
+
+def shuffle_textures(root: Path) -> None:
+    lines = (root / "meta_file/dtd/labels_joint_anno.txt").read_text().splitlines()
+    files = [lines[i].split()[0] for i in numbers(root, "dtd/dtd_training_list.json")]
+    swap(root, "texture", "dtd", [f"dtd-r1.0.1/images/{file}" for file in files])
+
+
+def swap(root: Path, task: str, folder: str, files: Sequence[str]) -> None:
+    """Copy a data set with some of its files under each other's names."""
+    old = root / "broden_dataset" / folder
+    new = root / f"{task}-shuffled" / "broden_dataset" / folder
+    shutil.copytree(old, new)
+    for i, j in enumerate(order(len(files))):
+        shutil.copy(old / files[j], new / files[i])
+
+
+def numbers(root: Path, name: str) -> list[int]:
+    """Where the pictures of a record list stand among all of their data set."""
+    return [json.loads(line)["file_index"] for line in (root / "meta_file" / name).read_text().splitlines()]
 
 
 # ----------------------------------------------------------------------------------------------------------- runs
@@ -155,11 +181,10 @@ def plan(kind: str, seed: int, data: Path, steps: int) -> Run:
     }
     learnt = dict(sources)
     if wrong != kind:
-        records = "materials" if wrong == "material" else "objects"
-        place = data / f"{wrong}-shuffled"
+        records, place = SHUFFLED[wrong], data / f"{wrong}-shuffled"
         moved = {"root": str(place / "broden_dataset"), "meta": str(data / "meta_file")}
         learnt[records] = replace(
-            sources[records], **(moved if wrong == "material" else {"meta": str(place / "meta_file")})
+            sources[records], **({"meta": str(place / "meta_file")} if wrong == "scene" else moved)
         )
     parts = {
         records: replace(part, source=learnt[records])

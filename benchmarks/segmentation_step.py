@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from turns import Row, Setup, race
+from turns import Row, Setup, kept, race
 
 from visloom.device import keep_freed
 from visloom.engine import precision, resolve_precision
@@ -68,14 +68,14 @@ def run_metric(args: argparse.Namespace) -> dict[str, Any]:
         "counting": race(
             {
                 "template, three float histograms": lambda: lambda: template_counts(answer, target, CLASSES),
-                "visloom, one integer matrix": _kept(lambda: confusion(small, byte, CLASSES)),
+                "visloom, one integer matrix": kept(lambda: confusion(small, byte, CLASSES)),
             },
             args.rounds,
         ),
         "whole update": race(
             {
                 "template, every training step": lambda: lambda: template_metrics(output, target, CLASSES),
-                "visloom, in evaluations": _kept(
+                "visloom, in evaluations": kept(
                     lambda: confusion(small, output.max(1).indices.to(torch.uint8), CLASSES)
                 ),
             },
@@ -87,16 +87,6 @@ def run_metric(args: argparse.Namespace) -> dict[str, Any]:
         for name, row in rows.items():
             print(f"  {name:38}{1000 * row.cpu_seconds:8.1f} ms  {row.times:5.2f}x")
     return {part: {name: row._asdict() for name, row in rows.items()} for part, rows in found.items()}
-
-
-def _kept(work: Callable[[], object]) -> Setup:
-    """In a process that keeps its memory, as runs do."""
-
-    def setup() -> Callable[[], object]:
-        keep_freed()
-        return work
-
-    return setup
 
 
 def run_step(args: argparse.Namespace) -> dict[str, Any]:

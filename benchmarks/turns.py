@@ -14,17 +14,23 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from visloom.device import keep_freed
+
 Setup = Callable[[], Callable[[], object]]
 """Called in the way's process; what it returns is timed."""
 
 
 class Row(NamedTuple):
-    """One way: its CPU-seconds, how many times as fast as the first way, and the least and most of that."""
+    """One way: its CPU-seconds, how many times as fast as the first way, and the least and most of that.
+
+    answer: the number that its last turn returned, if it returned one.
+    """
 
     cpu_seconds: float
     times: float
     least: float
     most: float
+    answer: float | None = None
 
 
 def race(ways: Mapping[str, Setup], rounds: int, warm: int = 1) -> dict[str, Row]:
@@ -38,12 +44,14 @@ def race(ways: Mapping[str, Setup], rounds: int, warm: int = 1) -> dict[str, Row
         worker.start()
         workers.append(worker)
     spent: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, float | None] = {}
     for turn in range(warm + rounds):
         for name, line in lines.items():
             line.send(True)
-            seconds = line.recv()
-            if isinstance(seconds, BaseException):
-                raise RuntimeError(f"{name} failed") from seconds
+            told = line.recv()
+            if isinstance(told, BaseException):
+                raise RuntimeError(f"{name} failed") from told
+            seconds, answers[name] = told
             if turn >= warm:
                 spent[name].append(seconds)
     for line, worker in zip(lines.values(), workers, strict=True):
@@ -53,7 +61,9 @@ def race(ways: Mapping[str, Setup], rounds: int, warm: int = 1) -> dict[str, Row
     rows = {}
     for name, values in spent.items():
         ratios = [f / v for f, v in zip(first, values, strict=True)]
-        rows[name] = Row(statistics.median(values), statistics.median(ratios), min(ratios), max(ratios))
+        rows[name] = Row(
+            statistics.median(values), statistics.median(ratios), min(ratios), max(ratios), answers[name]
+        )
     return rows
 
 
@@ -62,7 +72,18 @@ def _serve(setup: Setup, line: Connection) -> None:
         work: Any = setup()
         while line.recv():
             start = time.process_time()
-            work()
-            line.send(time.process_time() - start)
+            answer = work()
+            seconds = time.process_time() - start
+            line.send((seconds, answer if isinstance(answer, float) else None))
     except Exception as error:
         line.send(error)
+
+
+def kept(work: Callable[[], object]) -> Setup:
+    """In a process that keeps its memory, as runs do."""
+
+    def setup() -> Callable[[], object]:
+        keep_freed()
+        return work
+
+    return setup
