@@ -89,7 +89,7 @@ class Plan(Dataset[Any]):
 
         `extra["batch_sizes"]` (N, 2) are heights and widths as they are stored, for a spec that pads to the largest and
         says so (`pads = True`): then padding does not depend on the number of processes. Nothing is told where a source
-        does not know its sizes.
+        does not know its sizes, or where transforms have changed them: what others made of theirs is not known here.
         """
         tickets = self.stream.tickets(step).shard(micro, self.accumulate)
         leaves = self.stream.leaves()
@@ -97,6 +97,9 @@ class Plan(Dataset[Any]):
         if not len(samples) or any(sizes is None for sizes in known.values()):
             return samples
         every = np.array([known[t.source][t.index] for t in tickets], np.int64)  # type: ignore[index]
+        own = tickets.shard(self.rank, self.world)
+        if any(s.size != tuple(known[t.source][t.index]) for s, t in zip(samples, own, strict=True)):  # type: ignore[index]
+            return samples
         first, *others = samples
         return [first.replace(extra={**first.extra, "batch_sizes": every}), *others]
 

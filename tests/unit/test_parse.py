@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from tests.parsing import HEADS, NET, SPEC, Labelled, materials, objects
+from visloom.data.transforms import RandomCrop
 from visloom.errors import ConfigError, DataError
+from visloom.loader import Plan
 from visloom.nets.upernet import pooling_matrix, precise_pool
 from visloom.run import How
 from visloom.sample import Sample
+from visloom.stream import Shuffled
 from visloom.tasks.parse import Parse, Parts, PartsOf, Pixels, Uper
 from visloom.tasks.parse.losses import Slots, tally_parts, tally_pixels, tally_texture
 
@@ -618,3 +621,18 @@ def test_exported_networks_answer_with_every_head(tmp_path, to):
     assert OnnxNet(place).outputs == tuple(head.name for head in HEADS)
     with pytest.raises(ConfigError, match="predict with the run itself"):
         open_saved(place)
+
+
+# ---- batches of several processes
+
+
+def rooms(stream, world, steps=(0,)):
+    """(height, width) of the padded pictures on each process."""
+    spec = dataclasses.replace(SPEC, sides=())
+    plans = [Plan(stream, spec, seed=5, rank=rank, world=world) for rank in range(world)]
+    return [[tuple(plan.make(step, 0).image.shape[1:3]) for step in steps] for plan in plans]
+
+
+def test_pictures_that_transforms_have_cut_are_padded_as_in_one_process():
+    stream = Shuffled(source=Labelled(mixed=True), batch=4, transform=(RandomCrop(size=32),))
+    assert rooms(stream, 2) == [*rooms(stream, 1)] * 2 == [[(32, 32)]] * 2
