@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -69,6 +70,7 @@ class Plan(Dataset[Any]):
     ) -> None:
         self.stream, self.spec, self.seed = stream, spec, seed
         self.rank, self.world, self.accumulate = rank, world, accumulate
+        self._sizes: dict[int, NDArray[np.int64] | None] = {}
         self.table: Tensor | None = None  # (workers, 3) int64: pid, step, position in the batch
 
     def tickets(self, step: int, micro: int) -> Tickets:
@@ -92,8 +94,7 @@ class Plan(Dataset[Any]):
         does not know its sizes, or where transforms have changed them: what others made of theirs is not known here.
         """
         tickets = self.stream.tickets(step).shard(micro, self.accumulate)
-        leaves = self.stream.leaves()
-        known = {number: leaves[number].source.sizes() for number in set(tickets.source.tolist())}
+        known = {number: self._sizes_of(number) for number in set(tickets.source.tolist())}
         if not len(samples) or any(sizes is None for sizes in known.values()):
             return samples
         every = np.array([known[t.source][t.index] for t in tickets], np.int64)  # type: ignore[index]
@@ -102,6 +103,12 @@ class Plan(Dataset[Any]):
             return samples
         first, *others = samples
         return [first.replace(extra={**first.extra, "batch_sizes": every}), *others]
+
+    def _sizes_of(self, number: int) -> NDArray[np.int64] | None:
+        """What a source says of the sizes of its samples: asked once, since some make the list anew each time."""
+        if number not in self._sizes:
+            self._sizes[number] = self.stream.leaves()[number].source.sizes()
+        return self._sizes[number]
 
     def key(self, step: int, micro: int) -> int | None:
         """The key of a micro-batch's own draws."""

@@ -636,3 +636,11 @@ def rooms(stream, world, steps=(0,)):
 def test_pictures_that_transforms_have_cut_are_padded_as_in_one_process():
     stream = Shuffled(source=Labelled(mixed=True), batch=4, transform=(RandomCrop(size=32),))
     assert rooms(stream, 2) == [*rooms(stream, 1)] * 2 == [[(32, 32)]] * 2
+
+
+def test_a_source_says_its_sizes_once(monkeypatch):
+    asked, sizes_all = [], Labelled.sizes_all
+    monkeypatch.setattr(Labelled, "sizes_all", lambda source: asked.append(source) or sizes_all(source))
+    stream = Shuffled(source=Labelled(mixed=True), batch=4)
+    assert len(set(map(str, rooms(stream, 2, steps=(0, 1, 2))))) == 1
+    assert len(asked) == 2  # once a process
