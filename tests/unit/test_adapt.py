@@ -11,7 +11,7 @@ from tests.protocol import shapes
 from tests.small import equal, tensors_of
 from visloom.data.target import Strong, Target
 from visloom.data.transforms import RandomFlip
-from visloom.errors import DataError
+from visloom.errors import ConfigError, DataError
 from visloom.keys import uniforms
 from visloom.loader import Plan
 from visloom.nets.detection.domain import consistency, keyed_dropout
@@ -458,3 +458,11 @@ def test_it_travels_and_reads_the_same_in_two_processes():
     for spec, _ in SPECS.values():
         shapes.travels(spec)
     shapes.shards(BOTH, TRAIN)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_norms_of_the_target_need_norms_that_learn_statistics(norm):
+    net = dataclasses.replace(NET, body=ResNetBody(norm=norm))
+    with pytest.raises(ConfigError, match="has none that learns statistics") as caught:
+        dataclasses.replace(SPEC, net=net, align=None, norms="target").build()
+    assert caught.value.path == "task.norms"

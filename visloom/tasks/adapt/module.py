@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from visloom.errors import ConfigError
 from visloom.nets.detection.boxes import parts as box_parts
 from visloom.nets.detection.domain import real_cells
 from visloom.nets.detection.rcnn import Seen
@@ -34,6 +35,12 @@ class AdaptModule(DetectModule):
     def __init__(self, net: nn.Module, spec: Adapt) -> None:
         super().__init__(net, spec)
         self.spec = spec
+        if spec.norms == "target" and not _batch_norms(net):
+            raise ConfigError(
+                'norms "target" adapts batch norm, and the net has none that learns statistics: set the norm of its '
+                'body to "batch" where it has that field, or norms to "joint"',
+                path="task.norms",
+            )
         self.domain = Discriminators(net, spec.align) if spec.align is not None else None
         self.teacher = copy.deepcopy(net).requires_grad_(False) if spec.teacher is not None else None
         self.sparse = (
@@ -186,10 +193,14 @@ def _rows(batch: DetectBatch) -> tuple[list[int], list[int]]:
     return rows
 
 
+def _batch_norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
 @contextmanager
 def _statistics_kept(net: nn.Module) -> Iterator[None]:
     """Batch norm learns no running statistics inside."""
-    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = _batch_norms(net)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
