@@ -160,9 +160,9 @@ def oracle() -> Run:
 
 
 def zero() -> Run:
-    """Control: the discriminators learn, their gradient is lost before the features. No gain may come of it.
+    """Control: the discriminators learn, their gradient is lost before the features.
 
-    Batch norm still sees both domains together: what it gains against `source` is that.
+    Batch norm still sees both domains together: what it gains against `source` is that, and no more.
     """
     return change(cells(), {"name": "cells-zero", "task.align": replace(ALIGN, image=0.0, instance=0.0)})
 
