@@ -516,3 +516,10 @@ def test_pictures_that_repeat_and_a_base_without_a_reader(tmp_path):
         Coco(root=str(tmp_path), file="a.json").check()
     with pytest.raises(TypeError, match="must define listed"):
         BoxSource().check()
+
+
+def test_cityscapes_outlines_of_one_corner_have_no_pixel(tmp_path):
+    objects = [("car", [[4, 5], [20, 5], [20, 25]]), ("rider", [[1, 1]])]
+    root = boxroots.cityscapes(tmp_path, objects)
+    sample = CityscapesBoxes(root=str(root), masks=True).read(0)
+    assert len(sample.boxes) == 1 and set(np.unique(sample.extra["things"])) == {VOID, 1}

@@ -143,7 +143,7 @@ def painted(outlines: Sequence[Outline], size: tuple[int, int]) -> NDArray[np.in
     picture = Image.new("I", size[::-1], VOID)
     pen = ImageDraw.Draw(picture)
     for number, label, corners in outlines:
-        if label not in _UNPAINTED:
+        if label not in _UNPAINTED and len(corners) > 1:  # PIL draws no polygon of one corner
             thing = label.removesuffix(_GROUP) in CLASSES
             fill = number if thing else -1 if label in COUNTED else VOID
             pen.polygon([(x, y) for x, y in corners.tolist()], fill=fill)
