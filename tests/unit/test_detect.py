@@ -171,8 +171,9 @@ def test_masks_from_numbers_and_from_polygons_agree():
         wanted = np.zeros((40, 60), np.uint8)
         wanted[5:30, 40:56] = 1
         assert np.array_equal(mask.numpy(), wanted)
-    with pytest.raises(DataError, match="'a' has boxes but no masks"):
-        spec.collate([sample()], 1)
+    for without, key in ((sample(), 1), (sample(extra={"box_crowd": np.array([True])}), None)):
+        with pytest.raises(DataError, match="'a' has boxes but no masks"):
+            spec.collate([without], key)
 
 
 def scored(boxes, scores, labels):

@@ -479,7 +479,7 @@ def test_cityscapes_precision_takes_polygons_too():
 
 
 def test_cityscapes_precision_needs_masks():
-    with pytest.raises(ValueError, match=r"counted: cityscapes counts masks.*set net.masks"):
+    with pytest.raises(ValueError, match=r"counted: cityscapes counts masks.*set task.net.masks"):
         dataclasses.replace(SPEC, counted=("cityscapes",))
     assert list(MASKS.metrics()) == ["coco", "cityscapes"]
 

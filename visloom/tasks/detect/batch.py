@@ -228,10 +228,7 @@ def _masks(sample: Sample) -> NDArray[np.uint8]:
         for row, pixels in zip(made, moved.each(), strict=True):
             row[pixels] = 1
     elif count:
-        raise DataError(
-            f"sample {sample.id!r} has boxes but no masks: the net has a mask branch (task.net.masks) and needs "
-            "polygons or a picture that numbers the boxes"
-        )
+        raise _unmasked(sample)
     return made
 
 
@@ -293,7 +290,17 @@ def _stored_masks(sample: Sample) -> Outlines | Numbered:
     polygons = sample.extra.get("box_polygons")
     if polygons is not None:
         return [[np.asarray(part, np.float64).reshape(-1, 2) for part in parts] for parts in polygons]
-    return _numbered(sample) or []
+    numbered = _numbered(sample)
+    if numbered is None and sample.boxes is not None and len(sample.boxes):
+        raise _unmasked(sample)
+    return numbered or []
+
+
+def _unmasked(sample: Sample) -> DataError:
+    return DataError(
+        f"sample {sample.id!r} has boxes but no masks: the net has a mask branch (task.net.masks) and needs "
+        "polygons or a picture that numbers the boxes"
+    )
 
 
 def moved_boxes(matrix: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

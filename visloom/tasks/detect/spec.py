@@ -73,7 +73,9 @@ class Detect:
             raise ValueError(f"classes must be different names, got {self.classes}")
         masks, keypoints = self._branches()
         if "cityscapes" in self.counted and not masks:
-            raise ValueError("counted: cityscapes counts masks, and the net has none; set net.masks to true")
+            raise ValueError(
+                "counted: cityscapes counts masks, and the net has none; set task.net.masks=true"
+            )
         if self.sigmas and len(self.sigmas) != keypoints:
             raise ValueError(f"{len(self.sigmas)} sigmas for {keypoints} keypoints of the net")
         for name in ("colours", "category_ids"):
@@ -94,7 +96,8 @@ class Detect:
 
     def complete(self, sources: Sequence[Any]) -> Self:
         """Return this task with the numbers that the training data has for the classes, where it has such."""
-        numbers: tuple[int, ...] = getattr(sources[0], "category_ids", tuple)()
+        found = getattr(sources[0], "category_ids", None)
+        numbers: tuple[int, ...] = found() if callable(found) else ()
         if self.category_ids or len(numbers) != len(self.classes):
             return self
         return dataclasses.replace(self, category_ids=tuple(numbers))
