@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from turns import kept, race
 
-from visloom.engine import precision, resolve_precision
+from visloom.device import resolve_precision
+from visloom.engine import precision
 from visloom.memory import place
 from visloom.nets.upernet import Decoder, _resized
 from visloom.optim import build_optimizer

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from turns import Row, Setup, kept, race
 
-from visloom.device import keep_freed
-from visloom.engine import precision, resolve_precision
+from visloom.device import keep_freed, resolve_precision
+from visloom.engine import precision
 from visloom.memory import place, resolve_channels_last
 from visloom.run import How
 from visloom.tasks.segment import Segment, SegmentBatch

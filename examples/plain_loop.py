@@ -16,7 +16,7 @@ import torch
 
 from visloom import load
 from visloom.assemble import Plans, assemble
-from visloom.engine import resolve_precision
+from visloom.device import resolve_precision
 from visloom.keys import count, fold
 from visloom.loader import Plan
 from visloom.memory import place

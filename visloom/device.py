@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,3 +95,29 @@ def memory_bytes(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that a precision name means on a device.
+
+    "auto" takes bf16 on CUDA and on CPUs that multiply it natively (AMX or AVX512-BF16); elsewhere emulated bf16
+    would be slower than fp32.
+    """
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        native = native or (
+            device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_bf16()
+        )
+        return torch.bfloat16 if native else torch.float32
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name not in known:
+        raise ConfigError(f"how.precision is auto, fp32, bf16 or fp16, got {name!r}", path="how.precision")
+    return known[name]
+
+
+def _cpu_bf16() -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", file.read(200_000)) is not None
+    except OSError:
+        return False

@@ -147,7 +147,7 @@ def pair_problem(torch_cuda: str | None, vision_cuda: str | None, said: str) -> 
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from visloom.engine import resolve_precision
+    from visloom.device import resolve_precision
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     capability = torch.backends.cpu.get_cpu_capability()

@@ -19,8 +19,9 @@ from visloom import dist, peers
 from visloom.assemble import Parts, Plans, assemble
 from visloom.checkpoint import Checkpoints
 from visloom.config import FREE, apply, change, diff, dump, load
+from visloom.device import resolve_precision
 from visloom.durable import remove_tree, write_json
-from visloom.engine import Step, resolve_precision
+from visloom.engine import Step
 from visloom.errors import CheckpointError, ConfigError, Preempted
 from visloom.launch import Launch
 from visloom.loader import start_method

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from visloom import dist
 from visloom.checkpoint import State
 from visloom.contract import check_losses
+from visloom.device import resolve_precision
 from visloom.ema import Average
 from visloom.errors import CheckpointError, ConfigError, Preempted
 from visloom.keys import count, fold, seed_torch
@@ -358,32 +359,6 @@ def precision(
         return nullcontext(), None
     scaler = torch.amp.GradScaler(device.type) if dtype is torch.float16 else None
     return torch.autocast(device.type, dtype), scaler
-
-
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that a precision name means on a device.
-
-    "auto" takes bf16 on CUDA and on CPUs that multiply it natively (AMX or AVX512-BF16); elsewhere emulated bf16
-    would be slower than fp32.
-    """
-    if name == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        native = native or (
-            device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_bf16()
-        )
-        return torch.bfloat16 if native else torch.float32
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name not in known:
-        raise ConfigError(f"how.precision is auto, fp32, bf16 or fp16, got {name!r}", path="how.precision")
-    return known[name]
-
-
-def _cpu_bf16() -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", file.read(200_000)) is not None
-    except OSError:
-        return False
 
 
 def train_mode(task: nn.Module, how: How) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from visloom.engine import resolve_precision
+from visloom.device import resolve_precision
 
 if TYPE_CHECKING:
     from visloom.module import TaskModule

@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visloom.device import resolve_precision
+
 # Quintic Newton-Schulz coefficients of the source: chosen for the steepest slope at zero, so that even tiny
 # singular values reach the neighbourhood of one in a few rounds. They do not converge to one: they end
 # scattered over about 0.7 .. 1.2, which costs nothing in training and saves most of the rounds.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-_PRECISIONS = ("bfloat16", "float32", "float64")
+_PRECISIONS = ("auto", "bfloat16", "float32", "float64")
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -70,8 +72,9 @@ class Muon(torch.optim.Optimizer):
             unit rows has, `sqrt(rows)`. For layers that a normalization follows, whose scale is without
             effect: `lr` is then the relative step, and no weight decay is needed.
         steps: rounds of `orthogonalize`.
-        precision: of the products inside `orthogonalize`: "bfloat16", "float32" or "float64". A name, not a
-            `torch.dtype`, so that the groups' settings stay JSON-able.
+        precision: of the products inside `orthogonalize`: "bfloat16", "float32" or "float64", or "auto": bfloat16
+            where the device multiplies it, as a CPU that does not takes many times as long for it as for float32.
+            A name, not a `torch.dtype`, so that the groups' settings stay JSON-able.
 
     Raises:
         ValueError: a number out of range, or a parameter of fewer than two dimensions (in the constructor),
@@ -87,7 +90,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         unit_norm: bool = False,
         steps: int = 5,
-        precision: str = "bfloat16",
+        precision: str = "auto",
     ) -> None:
         _check(lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps, precision=precision)
         defaults = {
@@ -139,7 +142,7 @@ class Muon(torch.optim.Optimizer):
         direction = grad.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
 
         rows = p.shape[0]
-        dtype = getattr(torch, group["precision"])
+        dtype = products(group["precision"], p.device)
         update = orthogonalize(direction.reshape(rows, -1), group["steps"], dtype)  # (rows, columns)
         stretch = max(1.0, rows / update.shape[1]) ** 0.5
         if group["unit_norm"]:
@@ -147,6 +150,14 @@ class Muon(torch.optim.Optimizer):
         if group["weight_decay"]:
             p.mul_(1.0 - group["lr"] * group["weight_decay"])
         p.add_(update.reshape(p.shape).to(p.dtype), alpha=-group["lr"] * stretch)
+
+
+def products(precision: str, device: torch.device) -> torch.dtype:
+    """The type that a precision's name means on a device."""
+    if precision == "auto":
+        return resolve_precision("auto", device)
+    found: torch.dtype = getattr(torch, precision)
+    return found
 
 
 def _check(*, lr: float, momentum: float, weight_decay: float, steps: int, precision: str) -> None:

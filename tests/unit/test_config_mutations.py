@@ -28,11 +28,9 @@ def every_run() -> list[Any]:
         module = importlib.import_module(f"{RECIPES}.{name}")
         for key, value in vars(module).items():
             if inspect.isfunction(value) and value.__annotations__.get("return") in ("Run", Run):
-                refs += (
-                    [f"{name}:{key}"]
-                    if value.__module__ == module.__name__ and not key.startswith("_")
-                    else []
-                )
+                own = value.__module__ == module.__name__ and not key.startswith("_")
+                needs = any(p.default is p.empty for p in inspect.signature(value).parameters.values())
+                refs += [f"{name}:{key}"] if own and not needs else []
     return refs
 
 

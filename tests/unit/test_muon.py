@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from visloom.muon import Muon, orthogonalize
+from visloom.muon import Muon, orthogonalize, products
 
 
 def make(shape: tuple[int, ...], seed: int = 0) -> Tensor:
@@ -204,3 +204,13 @@ def test_wrong_use_is_refused_with_a_reason() -> None:
     weight.grad = torch.zeros(2, 2).to_sparse()
     with pytest.raises(ValueError, match="dense"):
         Muon([weight]).step()
+
+
+def test_products_are_made_in_a_type_that_the_device_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without bfloat16 takes many times as long for it as for float32."""
+    cpu = torch.device("cpu")
+    for native in (False, True):
+        monkeypatch.setattr("visloom.device._cpu_bf16", lambda native=native: native)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda native=native: native)
+        assert products("auto", cpu) is (torch.bfloat16 if native else torch.float32)
+    assert products("bfloat16", cpu) is torch.bfloat16

@@ -46,7 +46,7 @@ def town() -> Run:
         optim=Optim(
             name="Muon",
             lr=0.12,
-            options={"momentum": 0.6},
+            options={"momentum": 0.6, "steps": 3},
             names="conv",
             rest=Optim(name="SGD", lr=0.05, options={"momentum": 0.85, "nesterov": True}),
         ),
