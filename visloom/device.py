@@ -8,6 +8,7 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -115,6 +116,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
+@cache  # an optimizer asks for every matrix at every step
 def _cpu_bf16() -> bool:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
