@@ -1,10 +1,11 @@
-"""The order of pixels in memory: NCHW ("contiguous") or NHWC ("channels last"), whichever convolves faster here.
+"""How convolutions work here: the order of pixels, NCHW ("contiguous") or NHWC ("channels last"), and the method.
 
     GPU, or half precision            channels last: what tensor cores, AMX and AVX512-BF16 multiply
     a CPU in fp32, with AVX512        channels last
-    a CPU in fp32, with AVX2 or less  contiguous where most weights are in dense convolutions of several pixels, which
-                                      oneDNN is slow at in NHWC there (a step of UNet: 1.5 times); channels last where
-                                      most are of one pixel or in groups (ResNeXt: 0.4 times, ResNet-50: 0.8 times)
+    a CPU in fp32, with AVX2 or less  3x3 convolutions by Winograd's method (`visloom/winograd.py`), in channels last.
+                                      Contiguous where most weights are in other dense convolutions of several pixels,
+                                      which oneDNN is slow at in NHWC there (a step of UNet: 1.5 times); channels last
+                                      where most are of one pixel or in groups (ResNeXt: 0.4 times, ResNet-50: 0.8)
 
 Stored pictures are NHWC, and a convolution takes the order of its input: `like_weights` brings them into that of the
 network, so only the weights have to be told.
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from visloom.device import resolve_precision
+from visloom.winograd import takes, use_winograd
 
 if TYPE_CHECKING:
     from visloom.module import TaskModule
@@ -34,23 +36,42 @@ def resolve_channels_last(how: How, device: torch.device, task: nn.Module) -> bo
         return True
     if torch.backends.cpu.get_cpu_capability() not in _NARROW:
         return True
-    return _dense_share(task) <= 0.5
+    return _dense_share(task, but_winograd=resolve_winograd(how, device)) <= 0.5
 
 
-def _dense_share(net: nn.Module) -> float:
+def resolve_winograd(how: How, device: torch.device) -> bool:
+    """Say whether 3x3 convolutions are computed by Winograd's method on a device.
+
+    "auto" does where it was measured to gain: a CPU that multiplies fp32 by AVX2. It works in NHWC and eagerly.
+    """
+    if how.winograd != "auto":
+        return how.winograd
+    return (
+        device.type == "cpu"
+        and resolve_precision(how.precision, device) is torch.float32
+        and torch.backends.cpu.get_cpu_capability() in _NARROW
+        and how.channels_last is not False
+        and not how.compile
+    )
+
+
+def _dense_share(net: nn.Module, *, but_winograd: bool) -> float:
     """Which share of the weights of a network's convolutions is in dense ones of several pixels, in [0, 1]."""
     dense = total = 0
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             total += module.weight.numel()
-            if module.groups == 1 and max(module.kernel_size) > 1:
+            spared = but_winograd and isinstance(module, nn.Conv2d) and takes(module)
+            if module.groups == 1 and max(module.kernel_size) > 1 and not spared:
                 dense += module.weight.numel()
     return dense / total if total else 0.0
 
 
 def place(task: TaskModule, how: How, device: torch.device) -> TaskModule:
-    """Bring a task to its device, in the memory format that `how` means there."""
+    """Bring a task to its device, with the memory format and the convolutions that `how` means there."""
     task = task.to(device)
+    if resolve_winograd(how, device):
+        use_winograd(task)
     if resolve_channels_last(how, device, task):
         task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return task

@@ -31,6 +31,7 @@ _HOW = (
     "accumulate",
     "compile",
     "channels_last",
+    "winograd",
     "strategy",
     "deterministic",
     "tf32",

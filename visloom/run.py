@@ -186,6 +186,8 @@ class How:
     compile: wrap the task in torch.compile.
     channels_last: NHWC memory for convolutions; "auto" is what is faster: always, but for networks of dense
         convolutions in fp32 on a CPU without AVX512 (`visloom/memory.py`).
+    winograd: 3x3 convolutions with a quarter of the multiplications, equal to about 1e-5; "auto" is on a CPU in fp32
+        with AVX2 (`visloom/winograd.py`).
     strategy: "ddp" or "fsdp" when several processes run; "auto" is ddp.
     deterministic: use deterministic kernels where they exist.
     tf32, cudnn_benchmark: CUDA only.
@@ -200,6 +202,7 @@ class How:
     ema: Ema | None = None
     compile: bool = False
     channels_last: bool | Literal["auto"] = "auto"
+    winograd: bool | Literal["auto"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     deterministic: bool = True
     tf32: bool = False

@@ -46,6 +46,8 @@ def test_auto_asks_the_processor_and_an_answer_in_the_recipe_stands(
         ([nn.Conv2d(4, 4, 3, groups=2)], True),
         ([nn.Conv2d(4, 4, 3), nn.Conv2d(4, 64, 1)], True),  # of 400 weights 256 are of one pixel
         ([nn.ConvTranspose2d(4, 4, 3), nn.Conv2d(4, 16, 1)], False),
+        ([nn.Conv2d(64, 64, 3)], True),  # Winograd's method is quick in NHWC
+        ([nn.Conv2d(64, 64, 5)], False),
         ([nn.Linear(4, 4)], True),  # as good as the other
     ],
 )
