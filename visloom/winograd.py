@@ -204,12 +204,8 @@ def _memory_sizes(count: int, channels: int, outputs: int, height: int, width: i
     """Floats of a part: three areas for steps in turn, one to add in, the planes of the image, those of a gradient."""
     rows, columns = -(-(height + 2 * pad - 2) // _SIDE), -(-(width + 2 * pad - 2) // _SIDE)
     wide, most = rows * (columns + 1), max(channels, outputs)
-    planes = 16 * (rows + 1) * (columns + 1) * channels
-    areas = [
-        max(24 * wide * most, planes),
-        max(36 * rows * columns, 24 * wide) * most,
-        36 * rows * columns * most,
-    ]
+    tiles, planes = 36 * rows * columns * most, 16 * (rows + 1) * (columns + 1) * channels
+    areas = [24 * wide * most, max(tiles, 8 * wide * most), max(tiles, planes)]
     sizes = (*areas, 6 * wide * most, planes, 16 * rows * columns * outputs)
     return [-(-count * size // 16) * 16 for size in sizes]  # whole cache lines
 
@@ -270,24 +266,17 @@ class _Part:
         self._asked_rows = asked.unbind()
         self._half_asked, self._half_asked_columns = half.unbind(), half.unbind(1)
 
-        spread = view(third, 6, 6, n, rows, columns, channels)
+        # Tiles of 6 are laid side by side, 4 apart: the last two of each add to the first two of the next.
+        over = view(third, 2, 6, n, rows, columns, channels)
         joined = view(first, 6, 4, n, rows, columns + 1, channels)
-        wide = view(second, 6, 4, n, rows, columns + 1, channels)
-        whole = view(first, 4, 4, n, rows + 1, columns + 1, channels)
-        self._spread, self._spread_spare = spread.unbind(), spare_of(6, columns, channels)
-        self._join_columns = (
-            (joined[:, :, :, :, :columns].transpose(0, 1), spread[:4]),
-            (joined[:, :2, :, :, 1:].transpose(0, 1), spread[4:], joined[:, :2, :, :, columns:]),
-        )
-        self._joined, self._wide, self._wide_spare = (
-            joined.unbind(),
-            wide.unbind(),
-            spare_of(4, columns + 1, channels),
-        )
-        self._join_rows = (
-            (whole[:, :, :, :rows], wide[:4]),
-            (whole[:2, :, :, 1:], wide[4:], whole[:2, :, :, rows:]),
-        )
+        inside = joined[:, :, :, :, :columns].unbind(1)
+        self._spread, self._spread_spare = (*inside, *over), spare_of(6, columns, channels)
+        self._join_columns = (joined[:, :2, :, :, columns:], joined[:, :2, :, :, 1:].transpose(0, 1), over)
+        over = view(second, 2, 4, n, rows, columns + 1, channels)
+        whole = view(third, 4, 4, n, rows + 1, columns + 1, channels)
+        self._joined, self._wide_spare = joined.unbind(), spare_of(4, columns + 1, channels)
+        self._wide = (*whole[:, :, :, :rows], *over)
+        self._join_rows = (whole[:2, :, :, rows:], whole[:2, :, :, 1:], over)
         self._whole = _Pixels(whole, inner)
 
     def clear(self) -> None:
@@ -322,11 +311,9 @@ class _Part:
         self._whole.give(grad)
 
 
-def _join(inside: tuple[Tensor, Tensor], over: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Lay tiles of 6 side by side, 4 apart: the last two of each add to the first two of the next."""
-    inside[0].copy_(inside[1])
-    over[2].zero_()
-    over[0].add_(over[1])
+def _join(last: Tensor, next_tiles: Tensor, over: Tensor) -> None:
+    last.zero_()
+    next_tiles.add_(over)
 
 
 # -------------------------------------------------------------------------------- pixels and planes
