@@ -26,7 +26,7 @@ from visloom.errors import CheckpointError, ConfigError, Preempted
 from visloom.launch import Launch
 from visloom.loader import start_method
 from visloom.log import Teller
-from visloom.memory import resolve_channels_last, resolve_winograd
+from visloom.memory import resolve_channels_last
 from visloom.module import TaskModule
 from visloom.nonfinite import Rollback
 from visloom.provenance import collect, drift
@@ -34,7 +34,7 @@ from visloom.run import Run
 from visloom.rundir import RunDir, create, every, find
 from visloom.stream import Stream
 from visloom.validate import validate
-from visloom.winograd import WinogradConv2d
+from visloom.winograd import uses_winograd
 
 
 @dataclass(frozen=True)
@@ -337,9 +337,7 @@ def _dtype(launch: Launch) -> str:
 
 def _order(launch: Launch) -> str:
     order = "NHWC" if resolve_channels_last(launch.run.how, launch.device, launch.task) else "NCHW"
-    return (
-        f"{order}, Winograd" if any(isinstance(m, WinogradConv2d) for m in launch.task.modules()) else order
-    )
+    return f"{order}, Winograd" if uses_winograd(launch.task) else order
 
 
 def _restore(launch: Launch, source: RunDir, step: int | None, *, resumed: bool) -> None:
@@ -389,7 +387,7 @@ def _record(
             "device": str(launch.device),
             "precision": _dtype(launch),
             "channels_last": resolve_channels_last(launch.run.how, launch.device, launch.task),
-            "winograd": resolve_winograd(launch.run.how, launch.device),
+            "winograd": uses_winograd(launch.task),
             "start": start_method(launch.run.host),
             "workers": launch.loader.workers,
             "world_size": launch.world.size,

@@ -36,7 +36,10 @@ def resolve_channels_last(how: How, device: torch.device, task: nn.Module) -> bo
         return True
     if torch.backends.cpu.get_cpu_capability() not in _NARROW:
         return True
-    return _dense_share(task, but_winograd=resolve_winograd(how, device)) <= 0.5
+    dense, spared, total = _weights(task)
+    if spared and resolve_winograd(how, device):
+        return dense - spared <= 0.25 * total
+    return dense <= 0.5 * total
 
 
 def resolve_winograd(how: How, device: torch.device) -> bool:
@@ -55,24 +58,24 @@ def resolve_winograd(how: How, device: torch.device) -> bool:
     )
 
 
-def _dense_share(net: nn.Module, *, but_winograd: bool) -> float:
-    """Which share of the weights of a network's convolutions is in dense ones of several pixels, in [0, 1]."""
-    dense = total = 0
+def _weights(net: nn.Module) -> tuple[int, int, int]:
+    """Of a network's convolutions: weights of dense ones of several pixels, those that Winograd's method takes, all."""
+    dense = spared = total = 0
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            total += module.weight.numel()
-            spared = but_winograd and isinstance(module, nn.Conv2d) and takes(module)
-            if module.groups == 1 and max(module.kernel_size) > 1 and not spared:
-                dense += module.weight.numel()
-    return dense / total if total else 0.0
+            count = module.weight.numel()
+            total += count
+            dense += count if module.groups == 1 and max(module.kernel_size) > 1 else 0
+            spared += count if isinstance(module, nn.Conv2d) and takes(module) else 0
+    return dense, spared, total
 
 
 def place(task: TaskModule, how: How, device: torch.device) -> TaskModule:
     """Bring a task to its device, with the memory format and the convolutions that `how` means there."""
     task = task.to(device)
-    if resolve_winograd(how, device):
-        use_winograd(task)
     if resolve_channels_last(how, device, task):
+        if resolve_winograd(how, device):
+            use_winograd(task)
         task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return task
 
