@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _SIDE = 4  # of what a tile answers, in pixels
+_TILE = 36 * 4  # bytes of a tile of one channel
 _LEAST_CHANNELS = 64  # below, bringing the tiles over costs what the products save
 _CHUNK = 12_000_000  # bytes of tiles at a time: what is between two steps stays in the cache
+_MOST = 64_000_000  # bytes of tiles of one picture
 
 _G = torch.tensor(
     [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
@@ -87,8 +89,15 @@ def _gains(image: Tensor, weight: Tensor, pad: int) -> bool:
     height, width = image.shape[2] + 2 * pad - 2, image.shape[3] + 2 * pad - 2
     if min(height, width) < 1:
         return False
-    tiles = -(-height // _SIDE) * -(-width // _SIDE)
-    return _worth(min(weight.shape[:2]), tiles * len(image), 16 * tiles / (height * width))
+    tiles = math.prod(_grid(height, width))
+    if tiles * _TILE * max(weight.shape[:2]) > _MOST:
+        return False
+    return _worth(min(weight.shape[:2]), tiles * len(image), tiles * _SIDE**2 / (height * width))
+
+
+def _grid(height: int, width: int) -> tuple[int, int]:
+    """How many tiles answer (height, width) pixels."""
+    return -(-height // _SIDE), -(-width // _SIDE)
 
 
 def _worth(channels: int, tiles: int, waste: float) -> bool:
@@ -184,8 +193,8 @@ def _fetch_filters(sums: Tensor) -> Tensor:
 def _parts(image: Tensor, outputs: int, pad: int) -> Iterator[tuple[_Part, slice]]:
     """Parts of a batch, each with the memory that it is worked on in."""
     batch, channels, height, width = image.shape
-    tiles = -(-(height + 2 * pad - 2) // _SIDE) * -(-(width + 2 * pad - 2) // _SIDE)
-    most = max(1, _CHUNK // (36 * 4 * tiles * max(channels, outputs)))
+    tiles = math.prod(_grid(height + 2 * pad - 2, width + 2 * pad - 2))
+    most = max(1, _CHUNK // (tiles * _TILE * max(channels, outputs)))
     many = -(-batch // -(-batch // most))  # as equal as they can be
     for start in range(0, batch, many):
         count = min(many, batch - start)
@@ -196,7 +205,7 @@ class _Memory(threading.local):
     """The memory of a thread that parts are worked on in: every layer takes the same, so it stays in the cache."""
 
     def __init__(self) -> None:
-        self._floats = torch.empty(0)
+        self._floats = torch.empty(0, dtype=torch.float32, device="cpu")
         self._known: dict[tuple[int, ...], _Part] = {}
         self._last: _Part | None = None
 
@@ -207,7 +216,7 @@ class _Memory(threading.local):
             if need > len(self._floats) or len(self._known) >= 256:
                 self._known.clear()
                 with torch.inference_mode(False):  # else training could not write there after an evaluation
-                    self._floats = torch.empty(max(need, len(self._floats)))
+                    self._floats = self._floats.new_empty(max(need, len(self._floats)))
             part = self._known[size] = _Part(self._floats, *size)
         if part is not self._last:
             part.clear()
@@ -220,7 +229,7 @@ _memory = _Memory()
 
 def _memory_sizes(count: int, channels: int, outputs: int, height: int, width: int, pad: int) -> list[int]:
     """Floats of a part: three areas for steps in turn, one to add in, the planes of the image, those of a gradient."""
-    rows, columns = -(-(height + 2 * pad - 2) // _SIDE), -(-(width + 2 * pad - 2) // _SIDE)
+    rows, columns = _grid(height + 2 * pad - 2, width + 2 * pad - 2)
     wide, most = rows * (columns + 1), max(channels, outputs)
     tiles, planes = 36 * rows * columns * most, 16 * (rows + 1) * (columns + 1) * channels
     areas = [24 * wide * most, max(tiles, 8 * wide * most), max(tiles, planes)]
@@ -239,11 +248,8 @@ class _Part:
     ) -> None:
         sizes = _memory_sizes(count, channels, outputs, height, width, pad)
         first, second, third, spare, padded, given = torch.split(floats[: sum(sizes)], sizes)
-        n, rows, columns = (
-            count,
-            -(-(height + 2 * pad - 2) // _SIDE),
-            -(-(width + 2 * pad - 2) // _SIDE),
-        )
+        n = count
+        rows, columns = _grid(height + 2 * pad - 2, width + 2 * pad - 2)
 
         def view(area: Tensor, *shape: int) -> Tensor:
             return area[: torch.Size(shape).numel()].view(shape)
