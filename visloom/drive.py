@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any, Literal
 
 from visloom import dist, peers
@@ -43,7 +43,8 @@ class Report:
 
     directory: the run directory.  step: updates done.  best, best_step: best monitored value.
     values: last values of each evaluation.  task: the trained task (the average, where one is kept).
-    seconds, cpu_seconds: of this process, set-up included.  stopped: why it ended early, or "".
+    seconds, cpu_seconds: of this process, set-up included, the latter with its data workers.
+    stopped: why it ended early, or "".
     """
 
     directory: Path
@@ -438,6 +439,6 @@ def _finish(launch: Launch) -> Report:
         values=dict(ledger.values),
         task=launch.engine.best_module,
         seconds=perf_counter() - launch.began,
-        cpu_seconds=process_time() - launch.cpu_began,
+        cpu_seconds=launch.teller.cpu_seconds(),
         stopped=ledger.stopped,
     )

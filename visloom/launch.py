@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 
 import torch
 
@@ -118,7 +118,7 @@ class Launch:
         self.last_evaluation: dict[str, Evaluation] = {}
         self.notes: dict[str, None] = {}  # what the data side told, each once
         self._unsaid: list[str] = []  # by this process of several, since the last log point
-        self.began, self.cpu_began = perf_counter(), process_time()
+        self.began = perf_counter()
         self._saved: int | None = None  # the step that this run's newest sound checkpoint holds
         self._saved_at = perf_counter()
         self._was_end = False  # the checkpoint that was restored was its run's last

@@ -41,6 +41,12 @@ def is_drop(before: float, old: float, new: float) -> bool:
     return before == old and new <= 0.9 * old < old
 
 
+def _cpu_clock() -> float:
+    """CPU time of this process, and of its data workers and other children that have ended, in seconds."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
 class Teller:
     """Tells the story of one run, from rank 0; the other ranks hold `Teller.silent()`.
 
@@ -66,13 +72,15 @@ class Teller:
         tensorboard: bool = True,
         screen: Screen | Kind = "auto",
         clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] | None = None,
     ) -> None:
         self.directory, self._clock, self._level = directory, clock, _level(level)
         self.total, self.steps_per_epoch, self.batch = total, steps_per_epoch, batch
         self._screen = console.choose(screen) if isinstance(screen, str) else screen
         self._live = self._screen.live and self._level <= logging.INFO
         self._block = Block(self._screen, total=total, steps_per_epoch=steps_per_epoch, batch=batch)
-        self._opened = clock()
+        self._cpu_clock = cpu_clock or _cpu_clock
+        self._opened, self._cpu_opened = clock(), self._cpu_clock()
         self._done = self._start = 0  # updates done; and when this process took over
         self._first: tuple[int, float] | None = None  # step and clock at the first tick: the base of the ETA
         self._next = -math.inf  # clock of the next picture of the live block
@@ -348,6 +356,7 @@ class Teller:
         """Write report.html and return its path. A report that fails is told, and never stops a run."""
         if self.directory is None:
             return None
+        self._pace("report", self._done)
         try:
             from visloom.report.page import write_report
 
@@ -358,13 +367,17 @@ class Teller:
             _logger.info("the report failed here", exc_info=True, extra={"told": True})
         return None
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that this process has spent since set-up began, with its data workers that ended."""
+        return self._cpu_clock() - self._cpu_opened
+
     def closing(self, paths: Mapping[str, object], next_command: str) -> None:
         """Write the closing lines: how long, how fast, the best value, where things are, what comes next."""
         self._end_stage()
         self._screen.draw([])
         word = "done" if self._done >= self.total else "stopped"
         text = f"{self.epoch(self._done):.4g} epochs ({self._done:,} steps)"
-        text += f" in {duration(self._clock() - self._opened)}"
+        text += f" in {duration(self._clock() - self._opened)}, {duration(self.cpu_seconds())} of CPU"
         if self._training > 0:
             text += f", {words.speed(self._trained * self.batch / self._training)} img/s"
         self._tell([(word, "bold"), ("  " + text, "")])
@@ -383,7 +396,10 @@ class Teller:
 
     def _pace(self, kind: str, step: int, **content: Any) -> None:
         if self._speed is not None:
-            self._speed.add({"kind": kind, "step": step, "time": time.time(), **content})
+            spent = round(self.cpu_seconds(), 2)
+            self._speed.add(
+                {"kind": kind, "step": step, "time": time.time(), "cpu_seconds": spent, **content}
+            )
 
     def _scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         if self._board is not None:

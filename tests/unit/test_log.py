@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from visloom import words
 from visloom.console import Mute, Plain, choose
 from visloom.errors import DataError, UsageError
-from visloom.log import Point, Teller, is_drop, read
+from visloom.log import Point, Teller, _cpu_clock, is_drop, read
 from visloom.logfiles import Board, Lines, encode
 from visloom.units import Monitor
 
@@ -92,7 +92,8 @@ def tell_a_run(teller: Teller, clock: Clock, folder: Path, start: int = 0, stop:
 
 
 def open_teller(folder: Path | None, clock: Clock, screen="off", **more) -> Teller:
-    return Teller(folder, total=8, steps_per_epoch=4, batch=16, screen=screen, clock=clock, **more)
+    both = {"clock": clock, "cpu_clock": lambda: 2 * clock.now}  # two threads that are never idle
+    return Teller(folder, total=8, steps_per_epoch=4, batch=16, screen=screen, **both, **more)
 
 
 GOLDEN = """\
@@ -116,7 +117,7 @@ step 8/8  epoch 2.00  loss 0.3125  ce 0.2500  aux 0.0625  accuracy 0.9167  lr.ba
   train epoch 2.00  loss 1.0000  ce 0.7500  aux 0.2500  accuracy 0.5000
   saved step-00000008  0.1 s
   val   epoch 2.00  accuracy 0.8000 best  loss 0.3750 -0.3750  1.2 s
-done  2 epochs (8 steps) in 3.5 s, 64.0 img/s
+done  2 epochs (8 steps) in 3.5 s, 7.0 s of CPU, 64.0 img/s
   best        val accuracy 0.8000 at epoch 2.00; majority class 0.1000
   best model  runs/digits-000/checkpoints/step-00000008
   next        visloom predict runs/digits-000 IMAGES --out DIR
@@ -707,3 +708,10 @@ def test_which_screen(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)  # pythonw on Windows
     screen = choose("auto")
     assert isinstance(screen, Plain)
+
+
+def test_cpu_time_counts_children_that_ended(tmp_path):
+    before = _cpu_clock()
+    busy = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert _cpu_clock() - before > 0.25

@@ -655,14 +655,17 @@ def test_comparing_needs_two_runs(run):
 def test_time_is_that_of_all_processes_together(tmp_path):
     rows = [
         {"kind": "start", "step": 0, "time": 100.0, "setup": 10.0},
-        {"kind": "point", "step": 5, "time": 150.0},
-        {"kind": "start", "step": 4, "time": 1000.0, "setup": 5.0},
+        {"kind": "point", "step": 5, "time": 150.0, "cpu_seconds": 80.0},
+        {"kind": "start", "step": 4, "time": 1000.0, "setup": 5.0, "cpu_seconds": 3.0},
         {"kind": "point", "step": 5, "time": 1010.0, "images_per_second": 3.0},
-        {"kind": "end", "step": 5, "time": 1020.0},
+        {"kind": "end", "step": 5, "time": 1020.0, "cpu_seconds": 31.5},
     ]
     (tmp_path / "speed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = open_record(tmp_path)
     assert record.seconds == 60.0 + 25.0
+    assert record.cpu_seconds == 80.0 + 31.5
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "CPU time" in page and "1m52s" in page
     assert record.pace_curve("images_per_second") == [(5.0, 3.0)]
 
 

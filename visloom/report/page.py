@@ -150,6 +150,8 @@ def _facts(record: Record) -> list[Fact]:
         facts.append(Fact("length", f"{record.epochs:.4g} epochs", f"{record.step:,} steps"))
     if record.seconds >= 1:
         facts.append(Fact("time", duration(record.seconds), "set-up and evaluations included"))
+    if record.cpu_seconds >= 1:
+        facts.append(Fact("CPU time", duration(record.cpu_seconds), "data workers included"))
     images, wait = record.typical("images_per_second"), record.typical("wait_share")
     if images is not None:
         waited = "" if wait is None else f"{100 * wait:.0f} % waiting for data"

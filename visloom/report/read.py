@@ -158,6 +158,16 @@ class Record:
             last = max(last, row["time"])
         return max(total, 0.0)
 
+    @cached_property
+    def cpu_seconds(self) -> float:
+        """CPU time of all processes that worked on the run: this rank's and its data workers'; 0 if not known."""
+        total = most = 0.0
+        for row in [*self.pace, {"kind": "start"}]:
+            if row["kind"] == "start":
+                total, most = total + most, 0.0
+            most = max(most, number(row, "cpu_seconds") or 0.0)
+        return total
+
     def pace_curve(self, name: str) -> list[Point]:
         """Return the course of a value of speed.jsonl; where steps were done twice, the second time counts."""
         found = {
