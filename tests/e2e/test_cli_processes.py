@@ -232,5 +232,7 @@ def test_prove_resume_compares_a_killed_run_with_one_left_alone(world, tmp_path,
 
 
 def test_prove_resume_tells_of_a_run_that_fails(world, tmp_path):
+    code, said = visit("prove-resume", world, "host.out=elsewhere", cwd=tmp_path)
+    assert code == 2 and "--keep-runs DIR" in said and not (tmp_path / "elsewhere").exists()
     code, said = visit("prove-resume", world, "optim.lrr=1", "--keep-runs", "kept", cwd=tmp_path)
     assert code == 3 and "optim.lrr" in said and "Traceback" not in said

@@ -265,6 +265,10 @@ def prove_resume(args: Namespace) -> int:
     if args.keep_runs and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"--keep-runs {folder}: the folder is not empty")
     given = {text.partition("=")[0] for text in args.settings}
+    if "host.out" in given:
+        raise UsageError(
+            "host.out: both runs lie in a folder of their own; --keep-runs DIR says which, and keeps it"
+        )
     short = [text for text in _SHORT if text.partition("=")[0] not in given]
     options = [*(["--trust"] if args.trust else [])]
     for name in ("data", "device"):
