@@ -72,15 +72,15 @@ class Teller:
         tensorboard: bool = True,
         screen: Screen | Kind = "auto",
         clock: Callable[[], float] = time.perf_counter,
-        cpu_clock: Callable[[], float] | None = None,
+        cpu_clock: Callable[[], float] = _cpu_clock,
     ) -> None:
         self.directory, self._clock, self._level = directory, clock, _level(level)
         self.total, self.steps_per_epoch, self.batch = total, steps_per_epoch, batch
         self._screen = console.choose(screen) if isinstance(screen, str) else screen
         self._live = self._screen.live and self._level <= logging.INFO
         self._block = Block(self._screen, total=total, steps_per_epoch=steps_per_epoch, batch=batch)
-        self._cpu_clock = cpu_clock or _cpu_clock
-        self._opened, self._cpu_opened = clock(), self._cpu_clock()
+        self._cpu_clock, self._cpu_opened = cpu_clock, cpu_clock()
+        self._opened = clock()
         self._done = self._start = 0  # updates done; and when this process took over
         self._first: tuple[int, float] | None = None  # step and clock at the first tick: the base of the ETA
         self._next = -math.inf  # clock of the next picture of the live block
@@ -356,7 +356,7 @@ class Teller:
         """Write report.html and return its path. A report that fails is told, and never stops a run."""
         if self.directory is None:
             return None
-        self._pace("report", self._done)
+        self._pace("report", self._done)  # the page shows what was spent up to here
         try:
             from visloom.report.page import write_report
 

@@ -184,10 +184,10 @@ class How:
     precision: "auto" is bf16 on CUDA and on CPUs with native bf16, else fp32; "fp16" uses a gradient scaler.
     accumulate: micro-batches per step; the stream's batch is divided among them.
     compile: wrap the task in torch.compile.
-    channels_last: NHWC memory for convolutions; "auto" is what is faster: always, but for networks of dense
-        convolutions in fp32 on a CPU without AVX512 (`visloom/memory.py`).
-    winograd: 3x3 convolutions with a quarter of the multiplications, equal to about 1e-5; "auto" is on a CPU in fp32
-        with AVX2 (`visloom/winograd.py`).
+    channels_last: NHWC memory for convolutions; "auto" is what is faster (`visloom/memory.py`): always, but for some
+        networks in fp32 on a CPU without AVX512.
+    winograd: 3x3 convolutions with a quarter of the multiplications, equal to about 1e-5 (`visloom/winograd.py`); in
+        fp32 on a CPU only, in NHWC. "auto" does so on CPUs with AVX2, where it was measured to gain.
     strategy: "ddp" or "fsdp" when several processes run; "auto" is ddp.
     deterministic: use deterministic kernels where they exist.
     tf32, cudnn_benchmark: CUDA only.
@@ -215,6 +215,10 @@ class How:
     def __post_init__(self) -> None:
         _at_least(1, accumulate=self.accumulate)
         _pattern(frozen_norms=self.frozen_norms)
+        _require(
+            self.winograd is not True or self.channels_last is not False,
+            "winograd works in NHWC: give winograd=true without channels_last=false",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

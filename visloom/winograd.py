@@ -1,8 +1,8 @@
 """3x3 convolutions in fp32 on a CPU with a quarter of the multiplications: Winograd's minimal filtering F(4x4, 3x3).
 
-A 6x6 tile of the image and a filter are brought into a space where their convolution is a product of 36 numbers each;
-a tile gives 4x4 answers, which cost 144 products otherwise. Summed over channels these are 36 matrix products. The
-gradients of image and filter are the same steps transposed, so they cost a quarter too.
+A 6x6 tile of the input and a filter are transformed to where their convolution is a product of 36 numbers each; a tile
+gives 4x4 outputs, which cost 144 products otherwise. Summed over channels these are 36 matrix products. The
+gradients of input and filter are the same steps transposed, so they cost a quarter too.
 
 Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), whose matrices B,
 G and A stand below; cuDNN multiplies fp32 the same way. Everything here is NHWC and sums of whole planes: pixel (y, x)
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_SIDE = 4  # of what a tile answers, in pixels
+_SIDE = 4  # of a tile's outputs, in pixels
 _TILE = 36 * 4  # bytes of a tile of one channel
-_LEAST_CHANNELS = 64  # below, bringing the tiles over costs what the products save
+_LEAST_CHANNELS = 64  # below, transforming the tiles costs what the products save
 _CHUNK = 12_000_000  # bytes of tiles at a time: what is between two steps stays in the cache
 _MOST = 64_000_000  # bytes of tiles of one picture
 
@@ -86,30 +86,36 @@ def _gains(image: Tensor, weight: Tensor, pad: int) -> bool:
         return False
     if torch.compiler.is_compiling():
         return False
-    height, width = image.shape[2] + 2 * pad - 2, image.shape[3] + 2 * pad - 2
-    if min(height, width) < 1:
+    height, width = image.shape[2:]
+    if min(_outputs(height, pad), _outputs(width, pad)) < 1:
         return False
-    tiles = math.prod(_grid(height, width))
+    tiles = math.prod(_grid(height, width, pad))
     if tiles * _TILE * max(weight.shape[:2]) > _MOST:
         return False
-    return _worth(min(weight.shape[:2]), tiles * len(image), tiles * _SIDE**2 / (height * width))
+    waste = tiles * _SIDE**2 / (_outputs(height, pad) * _outputs(width, pad))
+    return _worth(min(weight.shape[:2]), tiles * len(image), waste)
 
 
-def _grid(height: int, width: int) -> tuple[int, int]:
-    """How many tiles answer (height, width) pixels."""
-    return -(-height // _SIDE), -(-width // _SIDE)
+def _grid(height: int, width: int, pad: int) -> tuple[int, int]:
+    """How many rows and columns of tiles an image of (height, width) pixels takes, with `pad` around it."""
+    return -(-_outputs(height, pad) // _SIDE), -(-_outputs(width, pad) // _SIDE)
+
+
+def _outputs(length: int, pad: int) -> int:
+    """Pixels of the output along an axis of the image."""
+    return length + 2 * pad - 2
 
 
 def _worth(channels: int, tiles: int, waste: float) -> bool:
-    """Whether products saved are worth bringing tiles and filters over.
+    """Whether products saved are worth the transforms of tiles and filters.
 
     Measured forward and backward against oneDNN on a core with AVX2: 64 channels gain from 128 tiles on (1.2 to 1.5
     times), 128 from 64 (1.6 to 2), 256 and more from 32 (1.3 to 3.5).
 
     Args:
         channels: the lesser of the two numbers.
-        tiles: of the whole batch; few share the cost of the filters.
-        waste: pixels of whole tiles over pixels of the answer.
+        tiles: of the whole batch; few share the transform of the filters.
+        waste: pixels of whole tiles over pixels of the output.
     """
     return tiles >= max(32, 8192 // channels) and waste <= 0.3 * math.log2(channels) - 0.6
 
@@ -133,16 +139,18 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, pad: int) -> Tensor:
         outputs = len(weight)
-        filters = _bring_filters(weight)  # (36, O, C)
+        filters = _transform_filters(weight)  # (36, O, C)
         ctx.save_for_backward(image, filters)
         ctx.pad = pad
-        size = (len(image), outputs, image.shape[2] + 2 * pad - 2, image.shape[3] + 2 * pad - 2)
-        out = torch.empty(size, dtype=torch.float32, memory_format=torch.channels_last)
+        height, width = (_outputs(length, pad) for length in image.shape[2:])
+        out = torch.empty(
+            (len(image), outputs, height, width), dtype=torch.float32, memory_format=torch.channels_last
+        )
         turned = filters.transpose(1, 2)  # (36, C, O)
         for part, place in _parts(image, outputs, pad):
-            part.bring_image(_nhwc(image[place]))
+            part.transform_input(_nhwc(image[place]))
             torch.bmm(part.tiles, turned, out=part.products)
-            part.fetch_output(_nhwc(out[place]))
+            part.transform_output(_nhwc(out[place]))
         return out
 
     @staticmethod
@@ -159,29 +167,30 @@ class _Winograd(torch.autograd.Function):
         sums = torch.empty_like(filters) if of_weight else None  # (36, O, C)
         for part, place in _parts(image, outputs, ctx.pad):
             if sums is not None:
-                part.bring_image(_nhwc(image[place]))
-            part.bring_output_grad(_nhwc(grad[place]))
+                part.transform_input(_nhwc(image[place]))
+            part.transform_output_grad(_nhwc(grad[place]))
             if sums is not None:
-                sums.baddbmm_(part.products.transpose(1, 2), part.tiles, beta=min(place.start, 1))
+                first = place.start == 0  # nothing is there yet to add to
+                sums.baddbmm_(part.products.transpose(1, 2), part.tiles, beta=0 if first else 1)
             if image_grad is not None:
                 torch.bmm(part.products, filters, out=part.tiles)
-                part.fetch_image_grad(_nhwc(image_grad[place]))
-        return image_grad, None if sums is None else _fetch_filters(sums), None
+                part.transform_input_grad(_nhwc(image_grad[place]))
+        return image_grad, None if sums is None else _filters_grad(sums), None
 
 
 def _nhwc(image: Tensor) -> Tensor:
     return image.permute(0, 2, 3, 1)
 
 
-def _bring_filters(weight: Tensor) -> Tensor:
+def _transform_filters(weight: Tensor) -> Tensor:
     """(O, C, 3, 3) -> (36, O, C)."""
     outputs, channels = weight.shape[:2]
     flat = weight.detach().permute(3, 2, 0, 1).reshape(9, outputs * channels)
     return (_FILTERS @ flat).view(36, outputs, channels)
 
 
-def _fetch_filters(sums: Tensor) -> Tensor:
-    """Gradient of `_bring_filters`: (36, O, C) -> (O, C, 3, 3)."""
+def _filters_grad(sums: Tensor) -> Tensor:
+    """Gradient of `_transform_filters`: (36, O, C) -> (O, C, 3, 3)."""
     outputs, channels = sums.shape[1:]
     flat = _FILTERS.T @ sums.view(36, -1)  # (9, O * C)
     return flat.view(3, 3, outputs, channels).permute(2, 3, 1, 0)
@@ -193,7 +202,7 @@ def _fetch_filters(sums: Tensor) -> Tensor:
 def _parts(image: Tensor, outputs: int, pad: int) -> Iterator[tuple[_Part, slice]]:
     """Parts of a batch, each with the memory that it is worked on in."""
     batch, channels, height, width = image.shape
-    tiles = math.prod(_grid(height + 2 * pad - 2, width + 2 * pad - 2))
+    tiles = math.prod(_grid(height, width, pad))
     most = max(1, _CHUNK // (tiles * _TILE * max(channels, outputs)))
     many = -(-batch // -(-batch // most))  # as equal as they can be
     for start in range(0, batch, many):
@@ -229,7 +238,7 @@ _memory = _Memory()
 
 def _memory_sizes(count: int, channels: int, outputs: int, height: int, width: int, pad: int) -> list[int]:
     """Floats of a part: three areas for steps in turn, one to add in, the planes of the image, those of a gradient."""
-    rows, columns = _grid(height + 2 * pad - 2, width + 2 * pad - 2)
+    rows, columns = _grid(height, width, pad)
     wide, most = rows * (columns + 1), max(channels, outputs)
     tiles, planes = 36 * rows * columns * most, 16 * (rows + 1) * (columns + 1) * channels
     areas = [24 * wide * most, max(tiles, 8 * wide * most), max(tiles, planes)]
@@ -240,7 +249,7 @@ def _memory_sizes(count: int, channels: int, outputs: int, height: int, width: i
 class _Part:
     """The steps of a part of a batch, and all their views into memory, which are made once.
 
-    tiles: (36, T, C) for T tiles, the image or its gradient, brought over.  products: (36, T, O).
+    tiles: (36, T, C), T transformed tiles of the image, or their gradient.  products: (36, T, O), or their gradient.
     """
 
     def __init__(
@@ -249,7 +258,7 @@ class _Part:
         sizes = _memory_sizes(count, channels, outputs, height, width, pad)
         first, second, third, spare, padded, given = torch.split(floats[: sum(sizes)], sizes)
         n = count
-        rows, columns = _grid(height + 2 * pad - 2, width + 2 * pad - 2)
+        rows, columns = _grid(height, width, pad)
 
         def view(area: Tensor, *shape: int) -> Tensor:
             return area[: torch.Size(shape).numel()].view(shape)
@@ -259,7 +268,7 @@ class _Part:
 
         self._cleared = (padded, given)
         inner = _pixels(height, width, pad)
-        outer = _pixels(height + 2 * pad - 2, width + 2 * pad - 2, 0)
+        outer = _pixels(_outputs(height, pad), _outputs(width, pad), 0)
 
         # The image's planes hold one tile more than there are on each axis: tiles of 6 overlap by 2.
         image = view(padded, 4, 4, n, rows + 1, columns + 1, channels)  # (y, x, B, rows + 1, columns + 1, C)
@@ -276,19 +285,19 @@ class _Part:
 
         products = view(third, 6, 6, n, rows, columns, outputs)
         half = view(first, 4, 6, n, rows, columns, outputs)
-        answer = view(second, 4, 4, n, rows, columns, outputs)
+        output = view(second, 4, 4, n, rows, columns, outputs)
         self.products = products.view(36, -1, outputs)
         self._products = products.unbind()
         self._spares = (spare_of(6, columns, outputs), spare_of(4, columns, outputs))
-        self._half_answer, self._half_answer_rows = half.unbind(), half.unbind(1)
-        self._answer_rows = answer.unbind()
-        self._answer = _Pixels(answer, outer)
+        self._half_output, self._half_output_rows = half.unbind(), half.unbind(1)
+        self._output_rows = output.unbind()
+        self._output = _Pixels(output, outer)
 
-        asked = view(given, 4, 4, n, rows, columns, outputs)
+        grad = view(given, 4, 4, n, rows, columns, outputs)
         half = view(first, 6, 4, n, rows, columns, outputs)
-        self._asked = _Pixels(asked, outer)
-        self._asked_rows = asked.unbind()
-        self._half_asked, self._half_asked_columns = half.unbind(), half.unbind(1)
+        self._grad = _Pixels(grad, outer)
+        self._grad_rows = grad.unbind()
+        self._half_grad, self._half_grad_columns = half.unbind(), half.unbind(1)
 
         # Tiles of 6 are laid side by side, 4 apart: the last two of each add to the first two of the next.
         over = view(third, 2, 6, n, rows, columns, channels)
@@ -308,29 +317,29 @@ class _Part:
         for area in self._cleared:
             area.zero_()
 
-    def bring_image(self, image: Tensor) -> None:
+    def transform_input(self, image: Tensor) -> None:
         """(B, H, W, C) -> `tiles`."""
         self._image.take(image)
-        _bring_tile(self._rows, self._half)
-        _bring_tile(self._columns, self._tiles)
+        _input_transform(self._rows, self._half)
+        _input_transform(self._columns, self._tiles)
 
-    def fetch_output(self, out: Tensor) -> None:
+    def transform_output(self, out: Tensor) -> None:
         """`products` -> (B, H, W, O). `tiles` is lost."""
-        _fetch_answer(self._products, self._half_answer, self._spares[0])
-        _fetch_answer(self._half_answer_rows, self._answer_rows, self._spares[1])
-        self._answer.give(out)
+        _output_transform(self._products, self._half_output, self._spares[0])
+        _output_transform(self._half_output_rows, self._output_rows, self._spares[1])
+        self._output.give(out)
 
-    def bring_output_grad(self, grad: Tensor) -> None:
-        """The gradient of `fetch_output`: (B, H, W, O) -> `products`. `tiles` stays."""
-        self._asked.take(grad)
-        _bring_answer(self._asked_rows, self._half_asked, self._spares[1])
-        _bring_answer(self._half_asked_columns, self._products, self._spares[0])
+    def transform_output_grad(self, grad: Tensor) -> None:
+        """The gradient of `transform_output`: (B, H, W, O) -> `products`. `tiles` stays."""
+        self._grad.take(grad)
+        _output_transform_grad(self._grad_rows, self._half_grad, self._spares[1])
+        _output_transform_grad(self._half_grad_columns, self._products, self._spares[0])
 
-    def fetch_image_grad(self, grad: Tensor) -> None:
-        """The gradient of `bring_image`: `tiles` -> (B, H, W, C). `products` is lost."""
-        _fetch_tile(self._tiles, self._spread, self._spread_spare)
+    def transform_input_grad(self, grad: Tensor) -> None:
+        """The gradient of `transform_input`: `tiles` -> (B, H, W, C). `products` is lost."""
+        _input_transform_grad(self._tiles, self._spread, self._spread_spare)
         _join(*self._join_columns)
-        _fetch_tile(self._joined, self._wide, self._wide_spare)
+        _input_transform_grad(self._joined, self._wide, self._wide_spare)
         _join(*self._join_rows)
         self._whole.give(grad)
 
@@ -381,14 +390,14 @@ def _axis(length: int, pad: int) -> list[_Place]:
 
 
 # ------------------------------------------------------------------------------------- four matrices
-# Each brings one axis over, for all planes of the other at once; `out` is written, and `spare` is scratch. Written as
-# sums, for a matrix of 6x6 is too small to multiply well.
+# Each transforms one axis, for all planes of the other at once; `out` is written, and `spare` is scratch. Written as
+# sums, which take about as long as products with so small a matrix and need no copy of tiles that overlap.
 
 Planes = Sequence[Tensor]
 
 
-def _bring_tile(d: Planes, out: Planes) -> None:
-    """B^T d: 6 pixels to 6 places."""
+def _input_transform(d: Planes, out: Planes) -> None:
+    """B^T d: 6 pixels of the input to 6 places."""
     torch.sub(d[4], d[2], alpha=5, out=out[0]).add_(d[0], alpha=4)
     torch.sub(d[4], d[2], alpha=4, out=out[1])
     torch.sub(d[3], d[1], alpha=4, out=out[5])
@@ -401,8 +410,8 @@ def _bring_tile(d: Planes, out: Planes) -> None:
     torch.sub(d[5], d[3], alpha=5, out=out[5]).add_(d[1], alpha=4)
 
 
-def _fetch_tile(m: Planes, out: Planes, spare: Tensor) -> None:
-    """B m, the gradient of `_bring_tile`."""
+def _input_transform_grad(m: Planes, out: Planes, spare: Tensor) -> None:
+    """B m, the gradient of `_input_transform`."""
     torch.mul(m[0], 4, out=out[0])
     out[5].copy_(m[5])
     torch.add(m[1], m[2], out=out[4])
@@ -415,8 +424,8 @@ def _fetch_tile(m: Planes, out: Planes, spare: Tensor) -> None:
     out[4].add_(m[0]).add_(spare)
 
 
-def _fetch_answer(m: Planes, out: Planes, spare: Tensor) -> None:
-    """A^T m: 6 places to 4 pixels."""
+def _output_transform(m: Planes, out: Planes, spare: Tensor) -> None:
+    """A^T m: 6 places to 4 pixels of the output."""
     torch.add(m[1], m[2], out=out[2])
     torch.sub(m[1], m[2], out=out[3])
     torch.add(m[3], m[4], out=spare)
@@ -427,8 +436,8 @@ def _fetch_answer(m: Planes, out: Planes, spare: Tensor) -> None:
     out[3].add_(spare, alpha=8).add_(m[5])
 
 
-def _bring_answer(y: Planes, out: Planes, spare: Tensor) -> None:
-    """A y, the gradient of `_fetch_answer`."""
+def _output_transform_grad(y: Planes, out: Planes, spare: Tensor) -> None:
+    """A y, the gradient of `_output_transform`."""
     out[0].copy_(y[0])
     out[5].copy_(y[3])
     torch.add(y[0], y[2], out=out[1])

@@ -231,8 +231,11 @@ def test_prove_resume_compares_a_killed_run_with_one_left_alone(world, tmp_path,
         assert len(list((tmp_path / "kept" / name).glob("tiny-*/checkpoints/step-00000120"))) == 1
 
 
-def test_prove_resume_tells_of_a_run_that_fails(world, tmp_path):
+def test_prove_resume_has_a_folder_of_its_own(world, tmp_path):
     code, said = visit("prove-resume", world, "host.out=elsewhere", cwd=tmp_path)
     assert code == 2 and "--keep-runs DIR" in said and not (tmp_path / "elsewhere").exists()
+
+
+def test_prove_resume_tells_of_a_run_that_fails(world, tmp_path):
     code, said = visit("prove-resume", world, "optim.lrr=1", "--keep-runs", "kept", cwd=tmp_path)
     assert code == 3 and "optim.lrr" in said and "Traceback" not in said

@@ -710,7 +710,7 @@ def test_which_screen(monkeypatch):
     assert isinstance(screen, Plain)
 
 
-def test_cpu_time_counts_children_that_ended(tmp_path):
+def test_cpu_time_counts_children_that_ended():
     before = _cpu_clock()
     busy = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     subprocess.run([sys.executable, "-c", busy], check=True)
