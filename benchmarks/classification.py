@@ -8,8 +8,9 @@ ResNet_CIFAR-18 of the recipe `cifar10`, in all programs, on one device.
 
 Part "same": one epoch over the first pictures is trained *there*, by its Runner; its checkpoint is imported here, and
 each test picture must get the same answer. Part "speed": training pictures per second of mmpretrain's Runner, of the
-recipe's defaults here, and of a raw PyTorch loop on tensors that are ready, interleaved, medians, one run. The exit
-code is 1 if an answer differs.
+recipe's defaults here, and of a raw PyTorch loop on tensors that are ready, interleaved, medians, one run; each in a
+process of its own, the first updates (`--warm`, in which memory still grows) aside. The exit code is 1 if an answer
+differs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MEAN, STD = [125.307, 122.961, 113.8575], [51.5865, 50.847, 51.255]
 def main() -> int:
     options = _options()
     if options.role:
-        return {"train": peer_train, "speed": peer_speed}[options.role](options)
+        return {"train": peer_train, "speed": peer_speed, "visloom": ours, "raw": raw}[options.role](options)
     good = True
     with tempfile.TemporaryDirectory(prefix="visloom-classification-") as folder:
         if options.only != "speed":
@@ -52,34 +53,36 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=500, help="test pictures whose answers are compared")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6, help="timed updates per repeat")
+    parser.add_argument("--warm", type=int, default=4, help="updates before the timed ones")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _ask_peer(options: argparse.Namespace, role: str, folder: Path) -> dict[str, Any]:
-    """Run this file in the other environment and return what it wrote."""
-    words = [
-        options.peer,
-        "-W",
-        "ignore",
-        __file__,
-        "--peer",
-        options.peer,
-        "--data",
-        options.data,
-        "--role",
-        role,
-    ]
-    for name in ("train", "test", "batch", "steps"):
+def _ask(python: str, options: argparse.Namespace, role: str, folder: Path) -> dict[str, Any]:
+    """Run this file by a python, ours or the peer's, and return what it wrote."""
+    words = [python, "-W", "ignore", __file__, "--peer", options.peer, "--data", options.data, "--role", role]
+    for name in ("train", "test", "batch", "steps", "warm"):
         words += [f"--{name}", str(getattr(options, name))]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = dict(os.environ)
+    if python == options.peer:
+        environment.pop("PYTHONPATH", None)
     done = subprocess.run([*words, "--folder", str(folder)], capture_output=True, text=True, env=environment)
     if done.returncode:
-        sys.exit(f"the peer failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+        sys.exit(f"{role} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads((folder / f"{role}.json").read_text())
     return found
+
+
+def _tell(options: argparse.Namespace, **found: Any) -> int:
+    Path(options.folder, f"{options.role}.json").write_text(json.dumps(found))
+    return 0
+
+
+def _rate(options: argparse.Namespace, times: list[float]) -> float:
+    """Pictures per second, from the clock after each update."""
+    return float(options.batch * options.steps / (times[-1] - times[options.warm - 1]))
 
 
 # -------------------------------------------------------------------------------------------------- there
@@ -161,11 +164,7 @@ def peer_train(options: argparse.Namespace) -> int:
     with torch.no_grad():
         for batch in runner.test_dataloader:
             answers += [int(sample.pred_label) for sample in runner.model.test_step(batch)]
-    file = Path(options.folder, "train.json")
-    file.write_text(
-        json.dumps({"accuracy": accuracy, "answers": answers, "checkpoint": f"{options.folder}/epoch_1.pth"})
-    )
-    return 0
+    return _tell(options, accuracy=accuracy, answers=answers, checkpoint=f"{options.folder}/epoch_1.pth")
 
 
 def peer_speed(options: argparse.Namespace) -> int:
@@ -181,12 +180,10 @@ def peer_speed(options: argparse.Namespace) -> int:
             _wait()
             times.append(time.perf_counter())
 
-    runner = _runner(options, 1, options.batch * (options.steps + 3))
+    runner = _runner(options, 1, options.batch * (options.steps + options.warm))
     runner.register_hook(Clock(), "LOWEST")
     runner.train()
-    rate = options.batch * (len(times) - 3) / (times[-1] - times[2])
-    Path(options.folder, "speed.json").write_text(json.dumps({"rate": rate}))
-    return 0
+    return _tell(options, rate=_rate(options, times))
 
 
 def _wait() -> None:
@@ -206,7 +203,7 @@ def same(options: argparse.Namespace, folder: Path) -> bool:
     from visloom.saved import evaluate, open_saved
     from visloom.tasks.classify import Classify
 
-    told = _ask_peer(options, "train", folder)
+    told = _ask(options.peer, options, "train", folder)
     into = change(load("cifar10"), {"host.data": options.data, "evals.test.stream.source.limit": options.test,
                                     "how.precision": "fp32"})  # fmt: skip
     converted = common.convert(mmcls, [Path(told["checkpoint"])], into=into)
@@ -235,13 +232,17 @@ def same(options: argparse.Namespace, folder: Path) -> bool:
 
 def speed(options: argparse.Namespace, folder: Path) -> None:
     """Time all three in turns and print medians."""
-    rates: dict[str, list[float]] = {"mmpretrain": [], "visloom": [], "raw loop": []}
+    ways = (
+        ("mmpretrain", options.peer, "speed"),
+        ("visloom", sys.executable, "visloom"),
+        ("raw loop", sys.executable, "raw"),
+    )
+    rates: dict[str, list[float]] = {name: [] for name, _, _ in ways}
     for repeat in range(options.repeats):
         place = folder / f"speed{repeat}"
         place.mkdir()
-        rates["mmpretrain"].append(_ask_peer(options, "speed", place)["rate"])
-        rates["visloom"].append(_ours(options, place))
-        rates["raw loop"].append(_raw(options))
+        for name, python, role in ways:
+            rates[name].append(_ask(python, options, role, place)["rate"])
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, value in medians.items():
         spread = f"{min(rates[name]):.1f} to {max(rates[name]):.1f}"
@@ -250,7 +251,7 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
         )
 
 
-def _ours(options: argparse.Namespace, folder: Path) -> float:
+def ours(options: argparse.Namespace) -> int:
     """The recipe's defaults, its first updates aside."""
     from visloom import change, load
     from visloom.drive import Telling, train, turns
@@ -264,14 +265,14 @@ def _ours(options: argparse.Namespace, folder: Path) -> float:
             times.append(time.perf_counter())
 
     run = change(load("cifar10"), {
-        "host.data": options.data, "host.out": str(folder), "train.batch": options.batch, "host.workers": 2,
-        "length": f"steps:{options.steps + 3}", "evals.test": None, "save.every": None, "log.report": False,
+        "host.data": options.data, "host.out": options.folder, "train.batch": options.batch, "host.workers": 2,
+        "length": f"steps:{options.steps + options.warm}", "evals.test": None, "save.every": None, "log.report": False,
     })  # fmt: skip
     train(run, drive=loop, told=Telling(level="error", screen="off"))
-    return float(options.batch * (len(times) - 3) / (times[-1] - times[2]))
+    return _tell(options, rate=_rate(options, times))
 
 
-def _raw(options: argparse.Namespace) -> float:
+def raw(options: argparse.Namespace) -> int:
     """The network, the loss and the optimizer alone, in float32 on one batch that is there."""
     import torch
     from torch.nn import functional
@@ -285,16 +286,14 @@ def _raw(options: argparse.Namespace) -> float:
         torch.randn(options.batch, 3, 32, 32, device=device),
         torch.randint(10, (options.batch,), device=device),
     )
-    began = 0.0
-    for step in range(options.steps + 3):
-        if step == 3:
-            _wait()
-            began = time.perf_counter()
+    times: list[float] = []
+    for _ in range(options.steps + options.warm):
         functional.cross_entropy(net(image), label).backward()
         optimizer.step()
         optimizer.zero_grad()
-    _wait()
-    return float(options.batch * options.steps / (time.perf_counter() - began))
+        _wait()
+        times.append(time.perf_counter())
+    return _tell(options, rate=_rate(options, times))
 
 
 if __name__ == "__main__":
