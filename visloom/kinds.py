@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterable
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -99,7 +99,7 @@ def fits(cls: Any, slot: Iterable[type]) -> bool:
     slot = tuple(slot)
     if not isinstance(cls, type) or not is_dataclass(cls) or _is_base(cls):
         return False
-    if all(getattr(base, "_is_protocol", False) for base in slot) and issubclass(cls, Schedule | Stream):
+    if all(_is_protocol(base) for base in slot) and issubclass(cls, Schedule | Stream):
         return not slot  # a schedule can be called as a transform can, but it is none
     return not slot or any(conforms(cls, base) for base in slot)
 
@@ -110,7 +110,7 @@ def _is_base(cls: Any) -> bool:
 
 def conforms(cls: type, base: type) -> bool:
     """Say whether a class derives from a base, or has all that a protocol asks for."""
-    if not getattr(base, "_is_protocol", False):
+    if not _is_protocol(base):
         return issubclass(cls, base)
     return not lacking(cls, base)
 
@@ -130,7 +130,7 @@ def protocol_names(protocol: type) -> list[str]:
     """Return the methods and attributes that a protocol asks for."""
     names: dict[str, None] = {}
     for base in protocol.__mro__[::-1]:
-        if getattr(base, "_is_protocol", False):
+        if _is_protocol(base):
             for name in [*vars(base), *getattr(base, "__annotations__", {})]:
                 if not name.startswith("_") or name in ("__call__", "__len__", "__getitem__", "__iter__"):
                     names[name] = None
@@ -180,7 +180,10 @@ def attribute(module: Any, name: str, at: Place) -> Any:
 
 
 def choices(slot: Iterable[type]) -> list[str]:
-    """Return the short names of visloom's kinds that fit a slot. Imports every module that has kinds."""
+    """Return the short names of visloom's kinds that fit a slot. Imports every module that has kinds.
+
+    Classes of other tasks can have all that a protocol asks for: where kinds stand beside the protocol, they are meant.
+    """
     slot, found = tuple(slot), []
     for path in (path for paths in known().values() for path in paths):
         try:
@@ -188,8 +191,15 @@ def choices(slot: Iterable[type]) -> list[str]:
         except ConfigError:  # a module that needs an extra which is not installed offers no kinds
             continue
         if fits(cls, slot):
-            found.append(short(cls))
-    return found
+            found.append(cls)
+    beside = [
+        cls for cls in found if cls.__module__ in {base.__module__ for base in slot if _is_protocol(base)}
+    ]
+    return [short(cls) for cls in beside or found]
+
+
+def _is_protocol(cls: type) -> bool:
+    return bool(getattr(cls, "_is_protocol", False))
 
 
 def _names(slot: tuple[type, ...]) -> str:
@@ -199,7 +209,19 @@ def _names(slot: tuple[type, ...]) -> str:
 def _choice(text: str, slot: tuple[type, ...]) -> str:
     options = choices(slot)
     near = nearest(text.rpartition(":")[2], options)
+    named = [f"{{kind: {kind}, name: {text}}}" for kind in _take_names(options)]
     if near or not slot:
-        return did_you_mean(near)
-    own = "a class of your own is written module:Class"
-    return f"there are {one_of(options, 'and')}; {own}" if options else own
+        return did_you_mean(near) + (f" Or did you mean {one_of(named)}?" if named else "")
+    known = f"there are {one_of(options, 'and')}; " if options else ""
+    name = f"a name goes into {one_of(named)}; " if named else ""
+    return f"{known}{name}a class of your own is written module:Class"
+
+
+def _take_names(options: Iterable[str]) -> list[str]:
+    """Return the kinds whose first and required field is a `name`, as a model's of a library is."""
+    found = []
+    for option in options:
+        first = next(iter(fields(find(option, (), Place()))), None)
+        if first and first.name == "name" and first.type == "str" and first.default is MISSING:
+            found.append(option)
+    return found
