@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 from visloom.errors import ConfigError
@@ -190,12 +191,22 @@ def choices(slot: Iterable[type]) -> list[str]:
             cls = imported(path, Place())
         except ConfigError:  # a module that needs an extra which is not installed offers no kinds
             continue
-        if fits(cls, slot):
+        if fits(cls, slot) and all(_asks_alike(cls, base) for base in slot if _is_protocol(base)):
             found.append(cls)
     beside = [
         cls for cls in found if cls.__module__ in {base.__module__ for base in slot if _is_protocol(base)}
     ]
     return [short(cls) for cls in beside or found]
+
+
+def _asks_alike(cls: type, protocol: type) -> bool:
+    """Say whether the methods that a protocol asks for have its arguments: a loss is called too, but no transform."""
+
+    def arguments(method: Any) -> list[str]:
+        return [name for name, p in signature(method).parameters.items() if p.default is p.empty]
+
+    names = [name for name in protocol_names(protocol) if callable(vars(protocol).get(name))]
+    return all(arguments(getattr(cls, name)) == arguments(getattr(protocol, name)) for name in names)
 
 
 def _is_protocol(cls: type) -> bool:

@@ -102,3 +102,17 @@ def test_a_task_without_classes_is_checked_when_it_has_them():
     validate(run)
     with pytest.raises(ConfigError, match="reports no 'nonsense'"):
         validate(apply(run, ["task.classes=[a, b]"]))
+
+
+def test_a_slot_offers_what_its_protocol_means():
+    """Other tasks' nets have the same methods, other classes can be called too: they are no advice."""
+    from visloom.kinds import choices
+    from visloom.stream import Transform
+    from visloom.tasks.classify.nets import NetSpec as Classifier
+    from visloom.tasks.segment.nets import NetSpec as Segmenter
+
+    assert set(choices((Classifier,))) == {"Timm", "ResNetCifar", "FastCifar", "Custom"}
+    assert {"Unet", "Smp"} < set(choices((Segmenter,))) and "Timm" not in choices((Segmenter,))
+    offered = choices((Transform,))
+    assert {"RandomCrop", "RandomRotation", "Strong"} < set(offered)
+    assert not any("Entropy" in name for name in offered)
