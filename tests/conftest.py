@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.places import in_memory
 
 os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,3 +45,19 @@ def ccp(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unpack = [sys.executable, str(shared / "data" / "unpack.py"), str(place), "ccp"]
     subprocess.run(unpack, check=True, capture_output=True)
     return place
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A process that forks lives of runs (`tests/life.py`)."""
+    from tests.life import Server  # torch and more: only for those who ask
+
+    with Server() as served:
+        yield served
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder for one run, which goes away after the test."""
+    with in_memory() as folder:
+        yield folder

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import pytest
 
-from tests.life import ROOT, Server
+from tests.life import ROOT
 from tests.lives import End, end_of, only
 from tests.ranks import can_fork
 from tests.tiny import make_recipe
@@ -24,12 +23,6 @@ from visloom.errors import ProcessLost
 pytestmark = can_fork
 LOST = ProcessLost.exit_code
 LONG = ("length=steps:100000", "save.every=steps:20", "log.every=steps:5", "evals.val.every=steps:100000")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.life import Server, pair
+from tests.life import pair
 from tests.lives import End, end_of, only, rows
+from tests.places import in_memory
 from tests.small import Small, SmallModule
 from tests.worlds import Numbers
 from visloom.assemble import assemble
@@ -22,29 +22,16 @@ from visloom.checkpoint import Checkpoints
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork") or not torch.distributed.is_gloo_available(), reason="needs fork and gloo"
 )
-MEMORY = Path("/dev/shm")
 STEPS = {"train": [4, 6, 8, 12, 16, 18, 20, 24], "eval": [5, 10, 15, 20, 24]}  # of the rows of log.jsonl
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as served:
-        yield served
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
 def trained(server) -> Iterator[Path]:
     """The folder of a run of two processes that nothing interrupted."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        server.start(Path(folder), "pair", world=2)
-        assert server.wait() == [0, 0], [f.read_text() for f in Path(folder).glob("error*.txt")]
-        yield Path(folder)
+    with in_memory() as folder:
+        server.start(folder, "pair", world=2)
+        assert server.wait() == [0, 0], [f.read_text() for f in folder.glob("error*.txt")]
+        yield folder
 
 
 @pytest.fixture(scope="module")

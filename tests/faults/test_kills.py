@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,31 +18,19 @@ import pytest
 
 from tests.life import Server
 from tests.lives import End, end_of, only
+from tests.places import in_memory
 from visloom.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-MEMORY = Path("/dev/shm")
 LIVES = 12  # at most, for one run
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as served:
-        yield served
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
 def whole(server) -> Iterator[End]:
     """How the run ends when nobody kills it."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        assert server.live(Path(folder), "full") == 0
-        yield end_of(only(Path(folder)))
+    with in_memory() as folder:
+        assert server.live(folder, "full") == 0
+        yield end_of(only(folder))
 
 
 def live_on(server: Server, place: Path, faults: list[str]) -> int:

@@ -9,39 +9,26 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.life import FOR_EVER, PATIENCE, Server
+from tests.life import FOR_EVER, PATIENCE
 from tests.lives import end_of, only
+from tests.places import in_memory
 from visloom.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-MEMORY = Path("/dev/shm")
 SIGNALS = ["SIGTERM", "SIGUSR1", "SIGINT"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as served:
-        yield served
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
 def references(server) -> Iterator[dict]:
     """How each kind of run ends when nothing interrupts it; the marks make it pass its obstacles."""
     ends = {}
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+    with in_memory() as folder:
         for name in ("slow", "long_evaluation", "stalled"):
             out = Path(folder, name)
             out.mkdir()

@@ -15,10 +15,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from visloom.data.held import Held
 from visloom.data.layout import Layout
 from visloom.errors import DataError
-from visloom.sample import Sample, Stacked
-from visloom.stream import Source
 
 MAX_BYTES = 1 << 30  # a published batch has 31 MB
 
@@ -78,7 +77,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Cifar(Source):
+class Cifar(Held):
     """CIFAR-10 or CIFAR-100 (fine labels) from the published "python version".
 
     name: "cifar10" or "cifar100".  train: the training batches, else the test batches.
@@ -116,33 +115,8 @@ class Cifar(Source):
             classes,
         )
 
-    def count(self) -> int:
-        return len(self.opened().labels)
-
-    def fetch(self, index: int) -> Sample:
-        opened = self.opened()
-        return Sample(self._id(index), opened.images[index], int(opened.labels[index]))
-
-    def fetch_batch(self, indices: NDArray[np.int64]) -> Stacked:
-        opened = self.opened()
-        ids = tuple([self._id(index) for index in indices.tolist()])
-        return Stacked(ids, opened.images[indices], opened.labels[indices])
-
-    def sizes_all(self) -> NDArray[np.int64]:
-        return np.full((self.count(), 2), 32, np.int64)
-
     def classes(self) -> tuple[str, ...]:
         return self.opened().classes  # type: ignore[no-any-return]
-
-    def labels_all(self) -> NDArray[np.int64]:
-        return self.opened().labels  # type: ignore[no-any-return]
-
-    def check(self) -> list[str]:
-        """Read everything once, and name classes without a picture."""
-        opened = self.opened()
-        present = np.bincount(opened.labels, minlength=len(opened.classes))
-        empty = [name for name, count in zip(opened.classes, present, strict=True) if not count]
-        return [f"{self!r}: no picture of {', '.join(empty)}"] if empty else []
 
     def _id(self, index: int) -> str:
         return f"{'train' if self.train else 'test'}/{index:05d}"

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from visloom.data.held import Held
 from visloom.errors import DataError
-from visloom.sample import Sample, Stacked
-from visloom.stream import Source
 
 
 class Opened(NamedTuple):
@@ -26,7 +25,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Digits(Source):
+class Digits(Held):
     """Handwritten digits 0 to 9, 8x8 gray. Their 17 gray levels 0-16 are stretched to 0-255."""
 
     def open(self) -> Opened:
@@ -43,26 +42,11 @@ class Digits(Source):
         images = np.rint(held.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
         return Opened(images, held.target.astype(np.int64))
 
-    def count(self) -> int:
-        return len(self.opened().labels)
-
-    def fetch(self, index: int) -> Sample:
-        opened = self.opened()
-        return Sample(f"digit/{index:04d}", opened.images[index], int(opened.labels[index]))
-
-    def fetch_batch(self, indices: NDArray[np.int64]) -> Stacked:
-        opened = self.opened()
-        ids = tuple([f"digit/{index:04d}" for index in indices.tolist()])
-        return Stacked(ids, opened.images[indices], opened.labels[indices])
-
-    def sizes_all(self) -> NDArray[np.int64]:
-        return np.full((self.count(), 2), 8, np.int64)
-
     def classes(self) -> tuple[str, ...]:
         return tuple("0123456789")
 
-    def labels_all(self) -> NDArray[np.int64]:
-        return self.opened().labels  # type: ignore[no-any-return]
+    def _id(self, index: int) -> str:
+        return f"digit/{index:04d}"
 
     def __repr__(self) -> str:
         return f"Digits({len(self):,} images 8x8, 10 classes)" if "_opened" in self.__dict__ else "Digits()"

@@ -16,12 +16,11 @@ from typing import IO, Any, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from visloom.data.held import Held
 from visloom.data.images import missing
 from visloom.data.layout import Layout, some
 from visloom.durable import reason
 from visloom.errors import DataError
-from visloom.sample import Sample, Stacked
-from visloom.stream import Source
 
 MAX_BYTES = 1 << 32  # values of one file once unpacked; the published ones have 47 MB
 
@@ -50,7 +49,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Mnist(Source):
+class Mnist(Held):
     """Gray pictures of 28x28 in ten classes.
 
     name: "mnist" or "fashion_mnist": the files are called alike, so the name decides what the classes are called.
@@ -96,33 +95,8 @@ class Mnist(Source):
             raise DataError(f"{numbers}: label {labels[bad[0]]} of picture {bad[0]} is not from 0 to 9")
         return Opened(images[..., None], labels.astype(np.int64))
 
-    def count(self) -> int:
-        return len(self.opened().labels)
-
-    def fetch(self, index: int) -> Sample:
-        opened = self.opened()
-        return Sample(self._id(index), opened.images[index], int(opened.labels[index]))
-
-    def fetch_batch(self, indices: NDArray[np.int64]) -> Stacked:
-        opened = self.opened()
-        ids = tuple([self._id(index) for index in indices.tolist()])
-        return Stacked(ids, opened.images[indices], opened.labels[indices])
-
-    def sizes_all(self) -> NDArray[np.int64]:
-        images = self.opened().images
-        return np.tile(np.asarray(images.shape[1:3], np.int64), (len(images), 1))
-
     def classes(self) -> tuple[str, ...]:
         return _CLASSES[self.name]
-
-    def labels_all(self) -> NDArray[np.int64]:
-        return self.opened().labels  # type: ignore[no-any-return]
-
-    def check(self) -> list[str]:
-        """Read everything once, and name classes without a picture."""
-        present = np.bincount(self.opened().labels, minlength=10)
-        empty = [name for name, count in zip(self.classes(), present, strict=True) if not count]
-        return [f"{self!r}: no picture of {', '.join(empty)}"] if empty else []
 
     def _id(self, index: int) -> str:
         return f"{'train' if self.train else 'test'}/{index:05d}"
