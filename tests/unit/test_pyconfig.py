@@ -105,6 +105,9 @@ def test_json_and_yaml(tmp_path):
         ("filename = 'a'", "reserved"),
         ("x = (", "no Python"),
         ("x = '" + "a" * 200_001 + "'", "very large"),
+        ("x = [[0] * 1000] * 1000", "very large"),
+        ("x = " + "-" * 3000 + "1", "nested too deeply"),
+        ("x = " + "-" * 400 + "'a'", "TypeError|nested too deeply"),
     ],
 )
 def test_what_is_no_data_is_refused_with_its_line(tmp_path, monkeypatch, line, said):
@@ -113,6 +116,22 @@ def test_what_is_no_data_is_refused_with_its_line(tmp_path, monkeypatch, line, s
         parse(f"ok = 1\n{line}", "it.py")
     assert "it.py:2" in str(caught.value) or "it.py:3" in str(caught.value)
     assert not (tmp_path / "made").exists()
+
+
+def test_copies_of_copies_are_refused_before_they_fill_the_memory(tmp_path):
+    text = "a = [0] * 1000\n" + "\n".join(
+        f"{new} = [{', '.join([old] * 30)}]" for old, new in ("ab", "bc", "cd")
+    )
+    with pytest.raises(ConfigError, match=r"it\.py:\d: this makes something very large"):
+        parse(text, "it.py")
+    aliases = "a: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "\n".join(
+        f"{new}: &{new} [{', '.join(['*' + old] * 10)}]"
+        for old, new in ("ab", "bc", "cd", "de", "ef", "fg", "gh")
+    )
+    write(tmp_path, it__yaml=aliases, ring__yaml="a: &a [*a]\n")
+    for name in ("it", "ring"):
+        with pytest.raises(ConfigError, match=r"very large|inside itself"):
+            read(tmp_path / f"{name}.yaml")
 
 
 def test_bases_that_cannot_be(tmp_path):

@@ -29,8 +29,10 @@ from visloom.errors import ConfigError
 
 BASE, DELETE = "_base_", "_delete_"
 RESERVED = ("filename", "text", "pretty_text")  # names that mmcv's Config has of its own
-_MOST = 100_000  # items of a list or letters of a text that an expression makes
+_MOST = 100_000  # letters of a text, or items of all lists inside each other, that an expression makes
+_ALL = 1_000_000  # items that all uses of names in a file copy
 _BITS = 4096  # of an integer that an expression makes
+_DEEP = 500  # letters of a line that may hold more levels than are followed
 
 
 @dataclass
@@ -119,6 +121,8 @@ def _parsed(text: str, path: Path, base: Mapping[str, Any]) -> Tree:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if path.suffix not in (".json", ".yaml", ".yml") or not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a .py, .json or .yaml file with named values")
+    if _items(values) > _ALL:
+        raise ConfigError(f"{path}: its aliases make something very large")
     return Tree(values, {str(key): path.name for key in values})
 
 
@@ -195,6 +199,9 @@ def _module(text: str, name: str) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise ConfigError(f"{name}:{line}: this is no Python: {error.args[0]}") from error
+    except (RecursionError, MemoryError) as error:
+        line = next((i for i, words in enumerate(text.splitlines(), 1) if len(words) > _DEEP), 1)
+        raise ConfigError(f"{name}:{line}: this is nested too deeply") from error
 
 
 def _base_calls(text: str) -> str:
@@ -209,6 +216,7 @@ class _Python:
         self._text, self._name, self._base = text, name, base
         self._names: dict[str, Any] = {}
         self._used: set[str] = set()
+        self._copied = 0  # items, by uses of names
 
     def tree(self) -> Tree:
         """The names that the file assigns."""
@@ -245,7 +253,10 @@ class _Python:
 
     def _error(self, node: ast.AST, text: str) -> ConfigError:
         line = getattr(node, "lineno", 0)
-        shown = ast.unparse(node).splitlines()[0]
+        try:
+            shown = ast.unparse(node).splitlines()[0]
+        except RecursionError:
+            text, shown = "this is nested too deeply", "..."
         return ConfigError(f"{self._name}:{line}: {text}: {shown[:80]}")
 
     def _lines(self, path: str, node: ast.expr) -> Iterator[tuple[str, str]]:
@@ -264,7 +275,7 @@ class _Python:
             raise
         except Exception as error:  # arithmetic of the file's own: division by zero, a missing key, ...
             raise self._error(node, f"{type(error).__name__}: {error}") from error
-        large = isinstance(found, str | list | tuple | dict) and len(found) > _MOST
+        large = (len(found) if isinstance(found, str) else _items(found)) > _MOST
         if large or (isinstance(found, int) and found.bit_length() > _BITS):
             raise self._error(node, "this makes something very large")
         return found
@@ -306,6 +317,9 @@ class _Python:
         if name not in self._names:
             raise self._error(node, "this name is not assigned before")
         self._used.add(name)
+        self._copied += _items(self._names[name])
+        if self._copied > _ALL:
+            raise self._error(node, "this makes something very large")
         return _copied(self._names[name])
 
     def _items(self, nodes: list[ast.expr]) -> Iterator[Any]:
@@ -398,6 +412,23 @@ def _children(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
                 yield str(key.value), value
     elif isinstance(node, ast.List | ast.Tuple):
         yield from ((str(i), item) for i, item in enumerate(node.elts))
+
+
+def _items(value: Any, known: dict[int, int] | None = None) -> int:
+    """How many values a value holds, lists inside lists counted as often as they stand there.
+
+    Raises ConfigError for one that holds itself, as an alias of YAML may.
+    """
+    if not isinstance(value, Mapping | list | tuple):
+        return 1
+    known = {} if known is None else known
+    if id(value) not in known:
+        known[id(value)] = -1
+        inner = value.values() if isinstance(value, Mapping) else value
+        known[id(value)] = 1 + sum(_items(item, known) for item in inner)
+    if known[id(value)] < 0:
+        raise ConfigError("a value stands inside itself")
+    return known[id(value)]
 
 
 def _copied(value: Any) -> Any:
