@@ -163,4 +163,5 @@ def test_values_that_cannot_be_are_errors_with_file_line_and_key(tmp_path, capsy
     assert main(words) == 3 and "bug" not in capsys.readouterr().err
     # such a config inside a checkpoint keeps nobody from its weights
     meta = {"config": (tmp_path / "it.py").read_text()}
-    assert converter.checkpoints.run_of(converter.pyconfig.parse(meta["config"]), "it") is None
+    keys = converter.Keys(converter.pyconfig.parse(meta["config"]))
+    assert converter.checkpoints.run_of(keys, "it") is None

@@ -19,8 +19,9 @@ from visloom.convert.oldfiles import Old, read_old
 from visloom.data.transforms import CenterCrop, Resize
 from visloom.errors import ConfigError
 from visloom.run import Run
+from visloom.stream import Ordered, Transform
 from visloom.task import TaskSpec
-from visloom.tasks.classify import Classify, Normalise, ResNetCifar
+from visloom.tasks.classify import Classify, MultiLabel, Normalise, ResNetCifar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,22 +79,40 @@ def weights(
     except ConfigError as error:
         raise ConfigError(f"{old.path}: {error}") from error
     tree = checkpoints.tree_of(old)
-    told = None if tree is None else checkpoints.run_of(tree, old.path.stem)
+    told, said, unheeded = None, checkpoints.Stated(), []
+    if tree is not None:
+        keys = Keys(tree)
+        told = checkpoints.run_of(keys, old.path.stem)
+        if told is None:
+            keys = Keys(tree)
+            said = checkpoints.stated(keys, found.channels)
+        unheeded = checkpoints.unheeded(keys, said if told is None else None)
     if told is not None and not _same_network(told, found):
         told = None
     names, source = checkpoints.class_names(old, found.classes, classes)
-    normalise, why = checkpoints.normalisation(old, found, tree, told, into, colours)
-    task = _task(found, old, into or told, names, normalise)
+    known = checkpoints.of_run(told) or said.normalise
+    normalise, why = checkpoints.normalisation(old, found, tree, known, into, colours)
+    task = _task(found, old, into or told, names, normalise, several=said.several)
     ours, tensors, rows, notes = _tensors(old, found, task)
     base = into or told
-    run = _without_data(found, task, old) if base is None else replace(base, task=task)
+    if base is None:
+        run = _without_data(found, task, old, said.transforms)
+    else:
+        run = replace(base if into is not None else _for_photos(base, found), task=task)
     moments, became = checkpoints.moments(old, ours, base, tensors)
     step = checkpoints.step_of(old, at)
     taken = {source: "task.classes", "meta.dataset_meta": "task.classes", "meta.iter": "step"}
     taken["optimizer" if moments else "-optimizer"] = became
-    rows += checkpoints.rows_beside(old, run=told is not None, taken=taken)
-    notes = [f"{found.name}, {found.classes} classes: {source}", why, *notes]
+    config = _RUN_TAKEN if told is not None else _PARTS_TAKEN if said != checkpoints.Stated() else ""
+    rows += checkpoints.rows_beside(old, config=config, taken=taken)
+    notes = [f"{found.name}, {found.classes} classes: {source}", why, *unheeded, *notes]
     return ConvertedWeights(task, tensors, tuple(rows), tuple(notes), step=step, moments=moments, run=run)
+
+
+_RUN_TAKEN = "the run: its data, transforms, optimizer and schedule"
+_PARTS_TAKEN = (
+    "its normalisation, transforms and head; it is no whole run here (visloom import-config says why)"
+)
 
 
 def _same_network(run: Run, found: zoo.Found) -> bool:
@@ -102,11 +121,21 @@ def _same_network(run: Run, found: zoo.Found) -> bool:
 
 
 def _task(
-    found: zoo.Found, old: Old, base: Run | None, names: tuple[str, ...], normalise: Normalise
+    found: zoo.Found,
+    old: Old,
+    base: Run | None,
+    names: tuple[str, ...],
+    normalise: Normalise,
+    *,
+    several: bool,
 ) -> Classify:
-    """The task of a network: that of a run if there is one, else one of its own. Raises ConfigError."""
+    """The task of a network: that of a run if there is one, else one of its own. Raises ConfigError.
+
+    several: labels per picture, where there is no run.
+    """
     if base is None:
-        return Classify(net=found.net, classes=names, channels=found.channels, normalise=normalise)
+        make = MultiLabel if several else Classify
+        return make(net=found.net, classes=names, channels=found.channels, normalise=normalise)
     if not _same_network(base, found):
         raise ConfigError(
             f"{old.path} holds a {found.name} ({found.net!r}, {found.channels} channels), --into has "
@@ -155,13 +184,29 @@ def _our_names(task: Classify) -> list[str]:
         return list(task.net.build(len(task.classes), task.channels).state_dict())
 
 
-def _without_data(found: zoo.Found, task: Classify, old: Old) -> Run:
-    """A run for predictions, with the transforms that the zoo's networks are evaluated with."""
+def _without_data(found: zoo.Found, task: Classify, old: Old, stated: tuple[Transform, ...]) -> Run:
+    """A run for predictions, with the transforms of its config, else those that the zoo is evaluated with."""
     from visloom.rundir import safe_name
 
     small = found.channels == 1 or isinstance(found.net, ResNetCifar)
-    steps = (Resize(size=32),) if small else (Resize(short=256), CenterCrop(size=224))
-    return without_data(task, name=safe_name(old.path.stem), transform=steps)
+    usual = (Resize(size=32),) if small else (Resize(short=256), CenterCrop(size=224))
+    return without_data(task, name=safe_name(old.path.stem), transform=stated or usual)
+
+
+def _for_photos(run: Run, found: zoo.Found) -> Run:
+    """The run, so that photos of any size are predicted as well: CIFAR's evaluation has no resize, its 32 being given.
+
+    A picture of 32 x 32 stays as it is.
+    """
+    if not isinstance(found.net, ResNetCifar):
+        return run
+    evals = {
+        name: replace(each, stream=replace(each.stream, transform=(Resize(size=32),)))
+        if isinstance(each.stream, Ordered) and not each.stream.transform
+        else each
+        for name, each in run.evals.items()
+    }
+    return replace(run, evals=evals)
 
 
 def original(task: TaskSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from visloom.convert import pyconfig
 from visloom.convert.common import Row, named_classes
 from visloom.convert.keys import Keys
 from visloom.convert.mmcls import configs, zoo
-from visloom.convert.mmcls.pipelines import RGB_ARRAYS
+from visloom.convert.mmcls.pipelines import RGB_ARRAYS, read_pipeline
 from visloom.convert.oldfiles import Old
 from visloom.convert.pyconfig import Tree
 from visloom.data.cifar import Cifar
 from visloom.errors import ConfigError, VisloomError
 from visloom.run import Run
-from visloom.stream import walk_sources
+from visloom.stream import Transform, walk_sources
 from visloom.tasks.classify import Classify, Normalise, ResNetCifar
 
 if TYPE_CHECKING:
@@ -52,14 +52,69 @@ def tree_of(old: Old) -> Tree | None:
         return None
 
 
-def run_of(tree: Tree, name: str) -> Run | None:
+def run_of(keys: Keys, name: str) -> Run | None:
     """The run that a file's config describes; None where it is not one of mmclassification 0.x, or is not whole."""
-    keys = Keys(tree)
     try:
         run, _ = configs.to_run(keys, name)
     except VisloomError:
         return None
     return run
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a config says of predictions even where it is no whole run, because its data set is one's own, say.
+
+    normalise: None if it does not say.  transforms: those of its evaluation.  several: labels per picture.
+    at: the key of the pipeline that says so.
+    """
+
+    normalise: Normalise | None = None
+    transforms: tuple[Transform, ...] = ()
+    several: bool = False
+    at: str = ""
+
+
+def stated(keys: Keys, channels: int) -> Stated:
+    """Read the pipelines and the head of a config, whatever its other parts are."""
+    several = str(keys.get("model.head.type")).startswith("MultiLabel")
+    for name in ("test", "val", "train"):
+        at = _innermost_data(keys, f"data.{name}")
+        steps = keys.get(f"{at}.pipeline")
+        if not isinstance(steps, list | tuple):
+            continue
+        memory = keys.get(f"{at}.type") in RGB_ARRAYS or _from_memory(steps)
+        try:
+            found = read_pipeline(
+                keys, f"{at}.pipeline", None if channels == 1 else "rgb" if memory else "bgr"
+            )
+        except VisloomError:
+            continue
+        if found.normalise is not None and len(found.normalise.mean) == channels:
+            steps_of_use = () if name == "train" else found.transforms
+            return Stated(found.normalise, steps_of_use, several, f"{at}.pipeline")
+    return Stated(several=several)
+
+
+def unheeded(keys: Keys, said: Stated | None) -> list[str]:
+    """A note on what of a config is not supported and may matter to predictions; [] if there is nothing.
+
+    said: what was read of one that is no whole run, else None.
+    """
+    below = ("model.", "data.") if said is None else (f"{said.at}.",)
+    rows = [row for row in keys.rows() if row.verdict == "not supported" and row.key.startswith(below)]
+    if not rows:
+        return []
+    some = "; ".join(f"{row.key}: {row.note}" for row in rows[:3])
+    return [f"{len(rows)} keys of the file's config are not supported, and predictions may miss them: {some}"]
+
+
+def _innermost_data(keys: Keys, at: str) -> str:
+    """The key of a data set inside its wrappers; of several, the first."""
+    for inner in (f"{at}.dataset", f"{at}.datasets.0", f"{at}.0"):
+        if isinstance(keys.get(inner), Mapping | list | tuple):
+            return _innermost_data(keys, inner)
+    return at
 
 
 def class_names(old: Old, count: int, file: str) -> tuple[tuple[str, ...], str]:
@@ -80,14 +135,15 @@ def class_names(old: Old, count: int, file: str) -> tuple[tuple[str, ...], str]:
 
 
 def normalisation(
-    old: Old, found: zoo.Found, tree: Tree | None, run: Run | None, into: Run | None, asked: str
+    old: Old, found: zoo.Found, tree: Tree | None, known: Normalise | None, into: Run | None, asked: str
 ) -> tuple[Normalise, str]:
     """What the network expects of its pictures, and why.
 
-    run: of the file's config.  into: that the user names.  asked: "rgb" or "bgr" where the user says so, else "".
+    known: what the file's config says, as far as it is one of mmclassification 0.x.  into: that the user names.
+    asked: "rgb" or "bgr" where the user says so, else "".
     """
     usual = found.net.normalisation() or zoo.IMAGENET
-    stated = _stated(tree, run)
+    stated = known or _of_preprocessor(tree)
     values = stated or usual.channels(found.channels)
     if asked:
         if asked not in ("rgb", "bgr"):
@@ -120,24 +176,28 @@ def _innermost(source: Any) -> Iterator[Any]:
         yield from _innermost(one)
 
 
-def _stated(tree: Tree | None, run: Run | None) -> Normalise | None:
-    """The normalisation that a config states: that of a run, or mmpretrain's preprocessor."""
-    if run is not None and isinstance(getattr(run.task, "normalise", None), Normalise):
-        return run.task.normalise  # type: ignore[attr-defined,no-any-return]
+def of_run(run: Run | None) -> Normalise | None:
+    """The normalisation that a run states."""
+    value = getattr(run.task, "normalise", None) if run is not None else None
+    return value if isinstance(value, Normalise) else None
+
+
+def _of_preprocessor(tree: Tree | None) -> Normalise | None:
+    """The normalisation that mmpretrain's configs state."""
     keys = Keys(tree) if tree is not None else None
     at = "data_preprocessor"
     if keys is None or not keys.has(f"{at}.mean"):
         return None
     kind = keys.get("train_dataloader.dataset.type", keys.get("dataset_type"))
     turned = bool(keys.get(f"{at}.to_rgb", False))
-    order: Order = "rgb" if turned != (kind in RGB_ARRAYS or _from_memory(keys)) else "bgr"
+    memory = kind in RGB_ARRAYS or _from_memory(keys.get("train_dataloader.dataset.pipeline"))
+    order: Order = "rgb" if turned != memory else "bgr"
     mean, std = (tuple(map(float, keys.get(f"{at}.{name}"))) for name in ("mean", "std"))
     return Normalise(mean, std, order=order)
 
 
-def _from_memory(keys: Keys) -> bool:
+def _from_memory(steps: Any) -> bool:
     """Say whether pictures come from arrays, as those of a class of one's own beside CIFAR10: no step reads files."""
-    steps = keys.get("train_dataloader.dataset.pipeline")
     return isinstance(steps, list | tuple) and not any("Load" in str(step) for step in steps)
 
 
@@ -228,15 +288,15 @@ def _is_buffer(name: str) -> bool:
     return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
-def rows_beside(old: Old, *, run: bool, taken: Mapping[str, str]) -> list[Row]:
-    """Rows for what stands beside the tensors: `taken` says of some entries where they went."""
+def rows_beside(old: Old, *, config: str, taken: Mapping[str, str]) -> list[Row]:
+    """Rows for what stands beside the tensors: `taken` says of some entries where they went, `config` of the config."""
     rows = []
     for name in meta_of(old):
         key = f"meta.{name}"
         if key in taken:
             rows.append(Row(key, "taken", taken[key]))
-        elif name in ("config", "cfg") and run:
-            rows.append(Row(key, "taken", "the run: its data, transforms, optimizer and schedule"))
+        elif name in ("config", "cfg") and config:
+            rows.append(Row(key, "taken", config))
         else:
             rows.append(Row(key, "not needed", _META_LEFT.get(str(name), "tells of the old program only")))
     for name in old.extra:

@@ -15,8 +15,10 @@ from visloom.convert.keys import Keys
 from visloom.convert.mmcls import model, running, updates
 from visloom.convert.mmcls.pipelines import Part, prefixes, read_part
 from visloom.convert.mmcls.reading import Reading
+from visloom.place import did_you_mean, nearest, one_of
 from visloom.run import Eval, Host, Run
 from visloom.stream import Ordered, Shuffled
+from visloom.tasks.classify import MultiLabel
 from visloom.units import Epochs, Monitor, Steps
 
 TOP = running.TOP
@@ -43,7 +45,7 @@ def to_run(keys: Keys, name: str, *, compat: bool = False) -> tuple[Run, tuple[s
         name=_run_name(read),
         task=task,
         train=_train(parts["train"], batch),
-        evals=_evals(read, parts, batch),
+        evals=_evals(read, parts, batch, several=isinstance(task, MultiLabel)),
         length=length,
         optim=optim,
         rules=(*frozen, *still, *rules),
@@ -102,6 +104,8 @@ def _batch(read: Reading) -> tuple[int, int]:
     ids = keys.take("gpu_ids", "train.batch")
     named = re.search(r"(?:^|_)b(\d+)x(\d+)(?:_|$)", read.name)
     if ids is not None:
+        if not isinstance(ids, list | tuple) or not ids:
+            raise keys.error("gpu_ids", f"is a list of GPUs, one or more, got {ids!r}")
         count = len(ids)
     elif named and int(named[1]) == each:
         count = int(named[2])
@@ -118,19 +122,41 @@ def _train(part: Part, batch: int) -> Shuffled:
     return Shuffled(source=part.source, batch=batch, transform=part.pipeline.transforms, tail="keep")
 
 
-def _evals(read: Reading, parts: Mapping[str, Part], batch: int) -> dict[str, Eval]:
+_METRICS = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1_score": "f1",
+    "support": "",
+}
+"""Names of metrics there and here, "" for a count, which is no better if it is higher."""
+_SEVERAL = {name: name for name in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")}
+
+
+def _monitored(read: Reading, *, several: bool) -> Monitor | None:
+    """The first metric that a config names is the one that decides what is best. All are reported."""
+    keys, known = read.keys, _SEVERAL if several else _METRICS
+    given = keys.take("evaluation.metric", "evals.val.monitor: the first; all are reported")
+    names = [next(iter(known))] if given is None else given if isinstance(given, list | tuple) else [given]
+    for name in names:
+        if name not in known:
+            near = did_you_mean(nearest(str(name), known))
+            said = f"has {name!r}, which this data set does not know; it has {one_of(known, 'and')}"
+            raise keys.error("evaluation.metric", "\n  ".join(line for line in (said, near) if line))
+    first = known[names[0]] if names else ""
+    return Monitor("max", first) if first else None
+
+
+def _evals(read: Reading, parts: Mapping[str, Part], batch: int, *, several: bool) -> dict[str, Eval]:
     keys = read.keys
     interval = keys.take("evaluation.interval", "evals.val.every", 1)
-    metric = keys.take("evaluation.metric", "evals.val.monitor", "accuracy")
     by_epoch = keys.get("evaluation.by_epoch", keys.get("runner.type") != "IterBasedRunner")
     keys.take("evaluation.by_epoch", "evals.val.every")
-    first = metric[0] if isinstance(metric, list | tuple) and metric else metric
-    name = {"accuracy": "accuracy", "f1_score": "f1", "mAP": "mAP"}.get(str(first), "")
+    monitor = _monitored(read, several=several)
     evals = {}
     with keys.making("evaluation.interval"):
         every = Epochs(interval) if by_epoch else Steps(interval)
     if "val" in parts:
-        monitor = Monitor("max", name) if name else None
         evals["val"] = Eval(stream=_ordered(parts["val"], batch), every=every, monitor=monitor)
     if "test" in parts and parts["test"] != parts.get("val"):
         evals["test"] = Eval(stream=_ordered(parts["test"], batch), every=None)

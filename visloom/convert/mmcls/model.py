@@ -166,16 +166,28 @@ def _numbered(kind: str, count: Any) -> tuple[str, ...]:
     )
 
 
+_ONE_LOSS: dict[str, tuple[Any, ...]] = {"loss_weight": (1, 1.0), "reduction": ("mean",)}
+
+
+def _options_of_a_loss(read: Reading, kind: str, usual: Mapping[str, tuple[Any, ...]]) -> None:
+    """Take what is as here, and refuse the rest with its reason; who knows more options takes them afterwards."""
+    keys, at = read.keys, "model.head.loss"
+    for option in keys.children(at):
+        name = option.rpartition(".")[2]
+        if name not in usual:
+            keys.refuse(option, f"no such option of {kind} here")
+        elif keys.get(option) in usual[name]:
+            keys.take(option, "as here")
+        else:
+            keys.refuse(option, f"only {usual[name][0]}")
+
+
 def _loss(read: Reading) -> float:
     """Label smoothing."""
     keys, at = read.keys, "model.head.loss"
     kind = keys.get(f"{at}.type", "CrossEntropyLoss")
-    for option in keys.children(at):
-        keys.refuse(option, f"no such option of {kind} here")
+    _options_of_a_loss(read, kind, {**_ONE_LOSS, "use_sigmoid": (False,)})
     keys.take(f"{at}.type", "cross entropy")
-    for name, usual in (("loss_weight", (1, 1.0)), ("use_sigmoid", (False,)), ("reduction", ("mean",))):
-        if keys.get(f"{at}.{name}") in usual:
-            keys.take(f"{at}.{name}", "as here")
     keys.leave(f"{at}.num_classes", "follows from the head")
     if kind == "LabelSmoothLoss":
         return float(keys.take(f"{at}.label_smooth_val", "task.smoothing", 0.1))
@@ -197,12 +209,10 @@ def _multi_label(read: Reading) -> dict[str, Any]:
         keys.refuse("model.head", f"there is no loss {kind} for several labels per picture")
         return {}
     make, options = known[kind]
-    for option in keys.children(at):
-        keys.refuse(option, f"no such option of {kind} here")
+    _options_of_a_loss(read, kind, {**_ONE_LOSS, "use_sigmoid": (True,)})
     keys.take(f"{at}.type", "task.loss")
-    for name, usual in (("loss_weight", (1, 1.0)), ("use_sigmoid", (True,)), ("reduction", ("mean",))):
-        if keys.get(f"{at}.{name}") in usual:
-            keys.take(f"{at}.{name}", "as here")
+    if kind == "CrossEntropyLoss" and keys.has(f"{at}.type") and not keys.get(f"{at}.use_sigmoid", False):
+        keys.refuse(f"{at}.type", "several labels per picture need use_sigmoid=True")
     given = {
         name: keys.take(f"{at}.{name}", f"task.loss.{name}") for name in options if keys.has(f"{at}.{name}")
     }
@@ -211,5 +221,8 @@ def _multi_label(read: Reading) -> dict[str, Any]:
         for theirs, ours in (("thr", "threshold"), ("k", "k"))
         if keys.get(f"evaluation.metric_options.{theirs}") is not None
     }
+    if len(chosen) == 2:  # as there
+        del chosen["k"]
+        keys.leave("evaluation.metric_options.k", "not looked at where there is a thr")
     with keys.making(at):
         return {"loss": make(**given), **chosen}

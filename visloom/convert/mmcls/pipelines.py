@@ -63,7 +63,12 @@ def read_pipeline(keys: Keys, at: str, order: str | None) -> Pipeline:
             if keys.get(f"{step}.color_type", "color") != "color":
                 keys.refuse(f"{step}.color_type", "pictures in files are read as RGB")
         elif kind == "Normalize":
-            normalise = _normalise(keys, step, order)
+            if normalise is None:
+                normalise = _normalise(keys, step, order)
+            else:
+                keys.refuse(step, "pictures are normalised once")
+        elif normalise is not None and _minds_values(keys, step, kind):
+            keys.refuse(step, "pictures are normalised after all transforms, where this does something else")
         elif kind in _TRANSFORMS:
             keys.take(f"{step}.type", kind)
             with keys.making(step):
@@ -71,6 +76,12 @@ def read_pipeline(keys: Keys, at: str, order: str | None) -> Pipeline:
         else:
             keys.refuse(step, f"no transform here does what {kind} does")
     return Pipeline(tuple(transforms), normalise)
+
+
+def _minds_values(keys: Keys, at: str, kind: str) -> bool:
+    """Whether a transform gives something else behind the normalisation: it pads with values, or weighs channels."""
+    pads = bool(keys.get(f"{at}.padding")) or bool(keys.get(f"{at}.pad_if_needed", False))
+    return kind == "RandomGrayscale" or (kind == "RandomCrop" and pads)
 
 
 def _normalise(keys: Keys, at: str, order: str | None) -> Normalise:
@@ -203,6 +214,9 @@ def read_part(keys: Keys, at: str, *, train: bool, folder: str) -> Part | None:
     if isinstance(keys.get(at), list | tuple):
         return _joined(keys, at, train=train, folder=folder)
     kind = str(keys.get(f"{at}.type"))
+    if kind == "ConcatDataset":
+        keys.take(f"{at}.type", "source")
+        return _joined(keys, f"{at}.datasets", train=train, folder=folder)
     if kind in ("RepeatDataset", "ClassBalancedDataset"):
         return _wrapped(keys, at, kind, train=train, folder=folder)
     if kind not in _SOURCES:
@@ -276,8 +290,9 @@ def _mnist(keys: Keys, at: str, kind: str, train: bool, root: str, classes: Sequ
 def _imagenet(keys: Keys, at: str, kind: str, train: bool, root: str, classes: Sequence[str]) -> Any:
     listed = keys.take(f"{at}.ann_file", "source.files")
     prefix = str(keys.get(f"{at}.data_prefix", ""))
-    files = _relative(str(listed), prefix) if listed else ""
-    return Folder(root=root, files=files, names=tuple(classes))
+    if not listed:  # there as here the folders in their order are the classes, whatever their names are
+        return Folder(root=root)
+    return Folder(root=root, files=_relative(str(listed), prefix), names=tuple(classes))
 
 
 def _voc(keys: Keys, at: str, kind: str, train: bool, root: str, classes: Sequence[str]) -> Any:

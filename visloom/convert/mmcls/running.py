@@ -21,7 +21,10 @@ _MODES = ("train", "val")
 def check_workflow(read: Reading) -> None:
     """Refuse modes that there are not, by name; what is left is one loop with evaluations."""
     keys = read.keys
-    flow = keys.take("workflow", "train; the losses on the validation data are part of every evaluation", ())
+    said = "train; the losses on the validation data are part of every evaluation"
+    flow = keys.take("workflow", said)
+    if flow is not None and not isinstance(flow, list | tuple):
+        raise keys.error("workflow", f"is a list of (mode, epochs), got {flow!r}")
     for place, entry in enumerate(flow or ()):
         if not isinstance(entry, list | tuple) or len(entry) != 2:
             raise keys.error("workflow", f"is a list of (mode, epochs), got {entry!r}")
@@ -39,7 +42,7 @@ def check_workflow(read: Reading) -> None:
             raise keys.error(
                 f"workflow.{place}", f"runs {mode} for {epochs!r} epochs; that is a number from 1"
             )
-    if flow and not any(mode == "train" for mode, _ in flow):
+    if flow is not None and not any(mode == "train" for mode, _ in flow):
         raise keys.error("workflow", "never trains")
 
 
@@ -129,7 +132,7 @@ def log(read: Reading) -> Log:
 
 _SECTIONS = (
     "evaluation", "checkpoint_config", "log_config", "optimizer_config", "lr_config", "momentum_config", "fp16",
-    "custom_hooks",
+    "custom_hooks", "runner",
 )  # fmt: skip
 _LEFT = {
     "dist_params": "gloo or nccl, whichever fits the device", "log_level": "--log-level",
