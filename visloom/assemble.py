@@ -49,7 +49,7 @@ def assemble(run: Run, say: Callable[[str], None] = lambda text: None) -> Parts:
     leaves open are taken from the data: the run that comes back is complete.
     """
     found = find_device(run.host.device, dist.world().local)
-    prepare(run.how, run.host)
+    prepare(run.how, run.host, found.device)
     found = dataclasses.replace(found, name=find_device(run.host.device, dist.world().local).name)
     bind = partial(bound, folder=Path(run.host.data), seed=run.seed)
     train = bind(run.train, name="train")

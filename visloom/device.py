@@ -56,8 +56,8 @@ def find_device(asked: str, local: int = 0) -> Found:
     return Found(device, asked, name)
 
 
-def prepare(how: How, host: Host) -> None:
-    """Set threads, memory and determinism for this process, before the device does any work."""
+def prepare(how: How, host: Host, device: torch.device) -> None:
+    """Set threads, memory, determinism and the GPU of this process, before the device does any work."""
     keep_freed()
     if host.threads > 0:
         torch.set_num_threads(host.threads)
@@ -70,6 +70,8 @@ def prepare(how: How, host: Host) -> None:
     torch.backends.cudnn.deterministic = how.deterministic
     torch.backends.cuda.matmul.allow_tf32 = how.tf32
     torch.backends.cudnn.allow_tf32 = how.tf32
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else pinned memory and NCCL of every process start the first GPU too
 
 
 def keep_freed() -> bool:

@@ -111,7 +111,7 @@ def open_saved(
     opened = _find_file(Path(ref), say) if Path(ref).is_file() else _find_run(str(ref), trust, say)
     run = opened.run
     found = _device(run, device, say)
-    prepare(run.how, run.host)
+    prepare(run.how, run.host, found)
     spec = _views(run.task, tta)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
         task = bare(spec).build()

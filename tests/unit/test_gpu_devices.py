@@ -16,12 +16,13 @@ from tests.pretend import CUDA, PretendGpu, on_gpu
 from tests.small import Rows, Small
 from visloom.assemble import assemble
 from visloom.config import change, load
+from visloom.device import prepare
 from visloom.engine import Engine
 from visloom.evaluation import share_of
 from visloom.loader import Loader, Plan
 from visloom.module import TaskModule
 from visloom.optim import build_optimizer
-from visloom.run import Clip, Ema, How, Optim
+from visloom.run import Clip, Ema, Host, How, Optim
 from visloom.schedule import Cosine
 from visloom.task import Batch, Losses, Progress
 from visloom.tasks.detect import FCOS, Features, RetinaNet
@@ -145,3 +146,12 @@ def test_what_a_gpu_refuses_is_refused_and_what_waits_is_counted():
         assert len(gpu.waits) == 1 and not on_gpu(losses.logs["value"])
         with pytest.raises(TypeError, match="numpy"):
             losses.terms["loss"].detach().numpy()
+
+
+def test_a_process_uses_its_own_gpu_alone(monkeypatch):
+    """Pinned memory and NCCL take the current GPU: without this every process would start the first one too."""
+    set_to: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", set_to.append)
+    for device in (torch.device("cuda", 3), CPU):
+        prepare(How(precision="fp32"), Host(), device)
+    assert set_to == [torch.device("cuda", 3)]
