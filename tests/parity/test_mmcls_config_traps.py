@@ -86,6 +86,33 @@ def test_a_weight_of_the_only_loss_is_refused_with_its_reason(tmp_path):
     assert "only 1" in refused(found)["model.head.loss.loss_weight"]
 
 
+# ------------------------------------------------------------------------------------------------------ the network
+
+
+def test_mixup_in_the_model_is_refused_and_an_empty_section_is_not(tmp_path):
+    mixup = "train_cfg=dict(mixup=dict(alpha=0.2, num_classes=10)), neck="
+    found = converted(tmp_path, CIFAR, "neck=", mixup)
+    assert "task.mixup" in refused(found)["model.train_cfg.mixup.alpha"]
+    assert not refused(converted(tmp_path, CIFAR, "neck=", "train_cfg=dict(), test_cfg=None, neck="))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "option"),
+    [
+        ("type='ResNet', depth=50", "avg_down=True"),
+        ("type='SEResNet', depth=50", "deep_stem=True"),
+        ("type='ResNeXt', depth=50", "deep_stem=True, avg_down=True"),
+        ("type='ResNet_CIFAR', depth=18", "deep_stem=True"),
+        ("type='ResNetV1d', depth=50", "deep_stem=False"),
+    ],
+)
+def test_a_stem_or_shortcuts_that_the_network_does_not_have_are_an_error(tmp_path, backbone, option):
+    with pytest.raises(ConfigError, match=r"it\.py:\d+: model\.backbone is not known here: .*deep_stem"):
+        converted(tmp_path, FOLDERS, "type='ResNet', depth=18", f"{backbone}, {option}")
+    usual = option.replace("True", "False") if "V1d" not in backbone else "deep_stem=True, avg_down=True"
+    assert not refused(converted(tmp_path, FOLDERS, "type='ResNet', depth=18", f"{backbone}, {usual}"))
+
+
 # ------------------------------------------------------------------------------------------------------- pipelines
 
 

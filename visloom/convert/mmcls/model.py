@@ -21,8 +21,11 @@ def backbone(read: Reading) -> tuple[NetSpec, tuple[Rule, ...], str | None]:
     keys.take("model.type", "task", "ImageClassifier")
     if keys.get("model.type") not in (None, "ImageClassifier"):
         keys.refuse("model.type", "only an ImageClassifier classifies images")
-    keys.leave("model.train_cfg", "the loop is in visloom/drive.py")
-    keys.leave("model.test_cfg", "the loop is in visloom/evaluation.py")
+    for option in ("model.train_cfg", "model.test_cfg"):
+        if keys.get(option):
+            keys.refuse(option, "mixed pictures are task.mixup and task.cutmix; nothing else is known of it")
+        else:
+            keys.leave(option, "it says nothing")
     if keys.get("model.pretrained") is None:
         keys.leave("model.pretrained", "there are none")
     else:

@@ -210,6 +210,17 @@ def _lenet() -> Custom:
 # ------------------------------------------------------------------------------------------------------- configs
 
 
+_STEMS = {"ResNet": ((False, False), (True, False), (True, True)), "ResNetV1d": ((True, True),)}
+"""deep_stem and avg_down of the zoo's networks; the others have neither."""
+
+
+def _check_stem(kind: Any, backbone: Mapping[str, Any]) -> None:
+    usual = kind == "ResNetV1d"
+    given = bool(backbone.get("deep_stem", usual)), bool(backbone.get("avg_down", usual))
+    if given not in _STEMS.get(str(kind), ((False, False),)):
+        raise ConfigError(f"a {kind} with deep_stem={given[0]} and avg_down={given[1]} is not of the zoo")
+
+
 def of_config(backbone: Mapping[str, Any]) -> NetSpec:
     """Return the network that the backbone of a config describes; options that do not shape it are not looked at.
 
@@ -221,6 +232,7 @@ def of_config(backbone: Mapping[str, Any]) -> NetSpec:
              "VGG": depth in _VGG.values()}  # fmt: skip
     if known.get(str(kind)) is False:
         raise ConfigError(f"a {kind} of depth {depth} is not of the zoo")
+    _check_stem(kind, backbone)
     match kind:
         case "ResNet_CIFAR":
             return ResNetCifar(depth)
