@@ -75,6 +75,19 @@ def test_a_checkpoint_with_meta(tmp_path, monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+@pytest.mark.parametrize("name", ["PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"])
+def test_paths_as_any_python_writes_them(tmp_path, module, name):
+    """Python 3.13 names another module, whichever Python reads the file."""
+    written = pickle.dumps(
+        {"weights": {"a": np.ones(2, np.float32)}, "path": pathlib.PurePosixPath("a/b")}, protocol=2
+    )
+    here = f"c{pathlib.PurePosixPath.__module__}\nPurePosixPath\n".encode()
+    assert written.count(here) == 1
+    (tmp_path / "a.pkl").write_bytes(written.replace(here, f"c{module}\n{name}\n".encode()))
+    assert read_old(tmp_path / "a.pkl").extra["path"] == "a/b"
+
+
 @pytest.mark.parametrize("old_format", [True, False])
 def test_both_formats_of_torch(tmp_path, old_format):
     torch.save(weights(), tmp_path / "a.pth", _use_new_zipfile_serialization=not old_format)

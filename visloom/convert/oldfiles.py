@@ -136,7 +136,11 @@ _BAGS = (
     "numpy.ndarray", "mmengine.logging.history_buffer.HistoryBuffer",
     "mmcv.runner.log_buffer.LogBuffer",
 )  # fmt: skip
-_PATHS = ("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath")
+_PATHS = tuple(
+    f"{module}.{name}"
+    for module in ("pathlib", "pathlib._local")  # the latter is Python 3.13's
+    for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+)
 
 STAND_INS: dict[str, Callable[..., Any]] = {
     **{f"{module}.scalar": _scalar for module in _NUMPY},
