@@ -22,16 +22,8 @@ CUDA = torch.device("cuda", 0)
 
 _SENDERS = {"to", "cuda", "cpu"}
 _WAITERS = {
-    "item",
-    "tolist",
-    "__bool__",
-    "__int__",
-    "__float__",
-    "__index__",
-    "nonzero",
-    "unique",
-    "masked_select",
-    "argwhere",
+    *("item", "tolist", "__bool__", "__int__", "__float__", "__index__"),
+    *("nonzero", "unique", "masked_select", "argwhere"),  # how long the answer is
 }
 _MAY_MIX = {"copy_", "__setitem__", "__getitem__", "index_put_", "set_", "__set__", "data", "grad", "to"}
 

@@ -60,7 +60,7 @@ class Schedule:
 
     def __call__(self, base: float, at: Progress) -> float:
         """Return the value that the update at this progress uses."""
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(base, at)")
+        raise TypeError(f"{type(self).__name__} must define __call__(base, at)")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Curve(Schedule):
 
     def value(self, base: float, at: Progress) -> float:
         """Return f(p) with p = at.step."""
-        raise NotImplementedError(f"{type(self).__name__} must define value(base, at)")
+        raise TypeError(f"{type(self).__name__} must define value(base, at)")
 
 
 def _require(ok: bool, message: str) -> None:

@@ -288,6 +288,15 @@ def test_a_file_of_mmpretrain_with_an_average_says_which_weights_are_taken(small
     assert row.verdict == "not needed" and "without averaging" in row.note
 
 
+@pytest.mark.parametrize(
+    ("name", "step"), [("iter_6", 6), ("iter_5", 5), ("epoch_1", 5), ("iter_7", 5), ("latest", 5)]
+)
+def test_an_update_that_is_saved_before_it_is_counted(small, tmp_path, name, step):
+    """There `iter` is one too low in a file that an epoch runner saves inside an epoch; its name is right."""
+    torch.save({"meta": {"iter": 5}, "state_dict": small}, tmp_path / f"{name}.pth")
+    assert common.convert(converter, [tmp_path / f"{name}.pth"]).step == step
+
+
 def test_a_checkpoint_goes_into_the_run_it_belongs_to(small, tmp_path):
     from visloom.config import load
 

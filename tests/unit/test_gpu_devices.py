@@ -45,13 +45,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "adapt": ("foggy", {"task.net": NET}),
     "teacher": ("foggy:teacher", {"task.net": NET}),
 }
-PICKS = {
-    "Faster R-CNN",
-    "RetinaNet",
-    "FCOS",
-    "adapt",
-    "teacher",
-}
+PICKS = ("Faster R-CNN", "RetinaNet", "FCOS", "adapt", "teacher")
 """Detectors pick boxes by score, and ask how many there are."""
 
 
@@ -59,7 +53,7 @@ PICKS = {
 def test_a_step_and_an_evaluation_stay_on_the_device(name):
     recipe, edits = RUNS[name]
     run = change(load(recipe), {"host.workers": 0, "host.threads": 1, **edits})
-    parts = assemble(change(run, {f"evals.{held}.stream.batch": 2 for held in run.evals}))
+    parts = assemble(change(run, {f"evals.{each}.stream.batch": 2 for each in run.evals}))
     run, evaluation = parts.run, next(iter(parts.evals.values()))
     seen = _first(Loader(Plan(parts.train, run.task, seed=1), run.host, CPU, 1))
     held = _first(share_of(evaluation, run.task, run.host, CPU))
@@ -137,7 +131,7 @@ class Mixing(TaskModule):
 
 
 def test_what_a_gpu_refuses_is_refused_and_what_waits_is_counted():
-    batch = next(iter([Rows(ids=(), x=torch.randn(6, 12), label=torch.zeros(6, dtype=torch.int64))]))
+    batch = Rows(ids=(), x=torch.randn(6, 12), label=torch.zeros(6, dtype=torch.int64))
     with PretendGpu() as gpu:
         sent = batch.to(CUDA)
         with pytest.raises(RuntimeError, match="same device"):

@@ -387,9 +387,9 @@ def test_a_schedule_of_ones_own() -> None:
             return base / (at.step + 1)
 
     assert curve(Warmup(Halves(), Steps(2), 0.5, "constant"), 1.0, 4) == [0.5, 0.25, 1 / 3, 0.25]
-    with pytest.raises(NotImplementedError, match="must define __call__"):
+    with pytest.raises(TypeError, match="must define __call__"):
         Schedule()(1.0, Progress(0, 1, 1))
-    with pytest.raises(NotImplementedError, match="must define value"):
+    with pytest.raises(TypeError, match="must define value"):
         Curve()(1.0, Progress(0, 1, 1))
 
 

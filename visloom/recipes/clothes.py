@@ -3,7 +3,7 @@
     visloom train clothes --data DIR             UNet with a ResNet-50 encoder from ImageNet, on a GPU
     visloom train clothes:psp --data DIR         the same with a PSPNet
     visloom train clothes:small --data DIR       from scratch on a CPU, about 40 minutes on one core
-    visloom train clothes:long --data DIR        the same at 256 pixels, about four hours on one core
+    visloom train clothes:long --data DIR        the same at 256 pixels, three to four hours on one core
     visloom train clothes:coarse --data DIR      clothes:small with the labels merged into 8 groups
 
 DIR holds clothing-co-parsing-master/. What is reached stands in docs/results.md. All background is right at 77 % of the
@@ -150,7 +150,7 @@ def small() -> Run:
 
 
 def long() -> Run:
-    """`clothes:small` at 256 pixels and four times as many epochs: about four hours of one CPU core."""
+    """`clothes:small` at 256 pixels and four times as many epochs: three to four hours of one CPU core."""
     return change(
         small(),
         {

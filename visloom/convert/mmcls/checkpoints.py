@@ -223,7 +223,8 @@ def step_of(old: Old, at: str | None) -> int:
     """Updates done. Raises ConfigError for an `at` that says nothing about them."""
     done = meta_of(old).get("iter")
     if isinstance(done, int) and done >= 0 and at is None:
-        return done
+        # an epoch runner that saves inside an epoch counts the update after that: only iter_N.pth tells of it
+        return done + (old.path.stem == f"iter_{done + 1}")
     if at is None:
         return 0
     unit, _, number = at.partition(":")
