@@ -173,6 +173,14 @@ def test_names_of_classes_are_names_and_choose_no_folders(tmp_path):
     assert found.run.evals["val"].stream.source.files == "../meta/val.txt"
 
 
+def test_the_classes_of_cifar_keep_their_names(tmp_path):
+    """There they can be renamed; a run here refuses names that are not the data's, so they must not read as taken."""
+    names = [f"kind {i}" for i in range(10)]
+    found = converted(tmp_path, CIFAR.replace("type=dataset_type,", f"type=dataset_type, classes={names},"))
+    assert {key.rpartition(".")[2] for key in refused(found)} == {"classes"}
+    assert "CIFAR10" in refused(found)["data.train.classes"] and not found.run.task.classes
+
+
 # ------------------------------------------------------------------------------------------------------ what is run
 
 

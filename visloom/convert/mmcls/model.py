@@ -124,9 +124,15 @@ def head(read: Reading, net: NetSpec, parts: Mapping[str, Part]) -> Classify:
     channels = 1 if "MNIST" in part.kind else 3
     if keys.get("model.backbone.in_channels", channels) != channels:
         keys.refuse("model.backbone.in_channels", f"the data's pictures have {channels}")
-    classes = part.classes or _numbered(part.kind, count)
     if part.classes and count and len(part.classes) != count:
         raise keys.error("data.train.classes", f"names {len(part.classes)} classes, the head has {count}")
+    names = part.classes
+    if names and part.kind in _NAMED:
+        for key in (f"data.{name}.classes" for name in parts):
+            if keys.has(key):
+                keys.refuse(key, f"the classes of {part.kind} keep the names that the data give them")
+        names = ()
+    classes = names or _numbered(part.kind, count)
     if "smoothing" in more:
         more["topk"] = _topk(read, count or CLASSES.get(part.kind, 1))
     make = MultiLabel if "loss" in more else Classify
@@ -138,6 +144,10 @@ def head(read: Reading, net: NetSpec, parts: Mapping[str, Part]) -> Classify:
             normalise="net" if normalise is None else normalise,
             **more,
         )
+
+
+_NAMED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
+"""Data sets that name their classes: a run compares those with its task's, so others could not be trained."""
 
 
 def _topk(read: Reading, classes: int) -> tuple[int, ...]:
