@@ -19,6 +19,7 @@ from visloom.config import dump
 from visloom.durable import reason, refuse_existing
 from visloom.errors import ConfigError, DataError, UsageError, VisloomError
 from visloom.sample import Sample
+from visloom.source import Source
 
 if TYPE_CHECKING:
     from visloom.saved import Saved
@@ -129,10 +130,12 @@ def description(saved: Saved) -> str:
 def picture_size(saved: Saved) -> tuple[int, int]:
     """Height and width that the run's evaluation gives every picture. Raises UsageError if it does not."""
     first = next(iter(saved.run.evals.values()), None)
+    leaf = first.stream.leaves()[0] if first is not None else None
+    known = leaf.source.picture_size() if leaf is not None and isinstance(leaf.source, Source) else None
     found = set()
-    for shape in ((301, 407), (512, 333)):
+    for shape in [known] if known is not None else [(301, 407), (512, 333)]:
         sample = Sample("size", np.zeros((*shape, 3), np.uint8))
-        for transform in first.stream.leaves()[0].transform if first is not None else ():
+        for transform in leaf.transform if leaf is not None else ():
             sample = transform(sample, 0)
         found.add(tuple(sample.size))
     if len(found) != 1:

@@ -104,6 +104,10 @@ class Source(Cached):
         """(N, 2) heights and widths of all samples, or None if they are not known without reading them."""
         return None
 
+    def picture_size(self) -> tuple[int, int] | None:
+        """(height, width) that every picture has, where that is known without the data; else None."""
+        return None
+
     def classes(self) -> tuple[str, ...]:
         """Class names by label, or () if the source knows none."""
         return ()

@@ -17,6 +17,10 @@ from visloom.convert.mmcls import zoo
 from visloom.errors import ConfigError, DataError, UsageError
 from visloom.exporting import OnnxNet, export_network, picture_size
 from visloom.nets.lenet import LeNet5
+from visloom.recipes.cifar10 import cifar10
+from visloom.recipes.digits import digits
+from visloom.recipes.fashion_mnist import fashion_mnist
+from visloom.recipes.town import town
 from visloom.saved import open_saved
 
 
@@ -107,6 +111,15 @@ def test_the_size_of_pictures_comes_from_the_transforms_or_is_asked_for(old, tmp
         picture_size(replace(saved, run=free))
     rows = dict(export_network(replace(saved, run=free), tmp_path / "a.pt2", "torch-export", size=32))
     assert "32, 32" in str(rows["input"])
+
+
+@pytest.mark.parametrize(("recipe", "size"), [(cifar10, 32), (fashion_mnist, 32), (digits, 8), (town, 32)])
+def test_data_of_one_size_need_no_question(old, recipe, size):
+    run = recipe()
+    assert picture_size(replace(open_saved(old, device="cpu"), run=run)) == (size, size)
+    source = next(iter(run.evals.values())).stream.leaves()[0].source
+    if recipe in (digits, town):  # the others need files: their readers refuse another size
+        assert source.read(0).size == source.picture_size()
 
 
 def test_what_cannot_be_exported_is_said(old, tmp_path, capsys):

@@ -115,6 +115,9 @@ class Cifar(Held):
             classes,
         )
 
+    def picture_size(self) -> tuple[int, int]:
+        return 32, 32
+
     def classes(self) -> tuple[str, ...]:
         return self.opened().classes  # type: ignore[no-any-return]
 

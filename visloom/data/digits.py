@@ -42,6 +42,9 @@ class Digits(Held):
         images = np.rint(held.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
         return Opened(images, held.target.astype(np.int64))
 
+    def picture_size(self) -> tuple[int, int]:
+        return 8, 8
+
     def classes(self) -> tuple[str, ...]:
         return tuple("0123456789")
 

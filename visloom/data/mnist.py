@@ -95,6 +95,9 @@ class Mnist(Held):
             raise DataError(f"{numbers}: label {labels[bad[0]]} of picture {bad[0]} is not from 0 to 9")
         return Opened(images[..., None], labels.astype(np.int64))
 
+    def picture_size(self) -> tuple[int, int]:
+        return 28, 28
+
     def classes(self) -> tuple[str, ...]:
         return _CLASSES[self.name]
 

@@ -69,6 +69,9 @@ class Town(Source):
     def count(self) -> int:
         return self.samples
 
+    def picture_size(self) -> tuple[int, int]:
+        return self.size, self.size
+
     def classes(self) -> tuple[str, ...]:
         return CLASSES
 
