@@ -24,7 +24,7 @@ from visloom.contract import check_losses
 from visloom.device import resolve_precision
 from visloom.ema import Average
 from visloom.errors import CheckpointError, ConfigError, Preempted
-from visloom.keys import count, fold, seed_torch
+from visloom.keys import count, fold, generators, seed_torch
 from visloom.optim import Optimizers, set_lr, set_momentum
 from visloom.run import How
 from visloom.schedule import Progress as Position
@@ -113,6 +113,7 @@ class Engine:
         self.seed = fold(seed, "step")
         self.skipped: set[int] = set()  # steps that are passed over, by rollback
         self.device = next(task.parameters()).device
+        self._generators = generators()
         self.average = Average(task, how.ema) if how.ema else None  # freezes a teacher, before the wrapping
         self.wrapped = dist.wrap(task, how, self.device)
         self.autocast, self.scaler = precision(how, self.device)
@@ -185,9 +186,8 @@ class Engine:
                     torch._foreach_copy_(self._buffers, self._backup)
                 raise
             waited += perf_counter() - asked
-            seed_torch(
-                count(self.seed, (step * how.accumulate + micro) * self._world.size + self._world.rank)
-            )
+            number = (step * how.accumulate + micro) * self._world.size + self._world.rank
+            seed_torch(count(self.seed, number), self._generators)
             batch.progress = progress
             with self.wrapped.quiet() if micro < how.accumulate - 1 else _NOTHING:
                 with self.autocast:
@@ -220,7 +220,8 @@ class Engine:
             self.average.update(step)
         self.step = step + 1
         assert seen is not None
-        terms, logs = _detached(seen, how.accumulate)
+        terms = _detached(seen.terms, how.accumulate)
+        logs = _detached(seen.logs, how.accumulate)
         done = perf_counter()
         epoch = self.step / at.steps_per_epoch
         skipped = bad if self._mends else None
@@ -418,11 +419,7 @@ def _added(a: Losses, b: Losses) -> Losses:
     return Losses(add(a.terms, b.terms), add(a.logs, b.logs), a.count + b.count)
 
 
-def _detached(losses: Losses, micro: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return _without_graph(losses.terms, micro), _without_graph(losses.logs, micro)
-
-
-def _without_graph(values: Mapping[str, Tensor], micro: int) -> dict[str, Tensor]:
+def _detached(values: Mapping[str, Tensor], micro: int) -> dict[str, Tensor]:
     """The values without their graphs, averaged over micro-batches."""
     if micro == 1:
         return {name: value.detach() for name, value in values.items()}

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,29 +115,33 @@ def permutation(key: int, n: int) -> NDArray[np.int64]:
     return generator(key).permutation(n)
 
 
-def seed_torch(key: int) -> None:
-    """Seed torch's CPU generator, and every CUDA or MPS generator that exists, from a key.
+class Seedable(Protocol):
+    """A generator of torch, or what seeds one."""
 
-    `torch.default_generator.manual_seed` costs 1-4 us where `torch.manual_seed` costs over 100: this runs once
-    per micro-batch.
-    """
+    def manual_seed(self, seed: int, /) -> Any: ...
+
+
+def generators() -> tuple[Seedable, ...]:
+    """torch's global generators: the CPU's, and every CUDA or MPS generator that exists by now."""
     import torch
 
-    seed = key & 0x7FFF_FFFF_FFFF_FFFF
-    torch.default_generator.manual_seed(seed)
+    found: list[Seedable] = [torch.default_generator]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        for cuda in torch.cuda.default_generators:
-            cuda.manual_seed(seed)
-    if _has_mps():  # pragma: no cover - needs a Mac
-        torch.mps.manual_seed(seed)
+        found += torch.cuda.default_generators
+    if torch.backends.mps.is_available():  # pragma: no cover - needs a Mac
+        found.append(torch.mps)
+    return tuple(found)
 
 
-@lru_cache(maxsize=1)
-def _has_mps() -> bool:
-    """Asked once: this runs every step, and hardware does not come and go."""
-    import torch
+def seed_torch(key: int, among: tuple[Seedable, ...] = ()) -> None:
+    """Seed torch's global generators from a key.
 
-    return torch.backends.mps.is_available()
+    among: what `generators()` returned before, for a caller that seeds every micro-batch: asking which there are takes
+        longer than seeding one (1 to 4 us, where `torch.manual_seed` takes over 100).
+    """
+    seed = key & 0x7FFF_FFFF_FFFF_FFFF
+    for one in among or generators():
+        one.manual_seed(seed)
 
 
 @contextmanager
