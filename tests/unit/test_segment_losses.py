@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from visloom.tasks.segment import CrossEntropy, CrossEntropyDice, Dice, Focal, Lovasz, Mix, Ohem
+from visloom.errors import ConfigError
+from visloom.tasks.segment import CrossEntropy, CrossEntropyDice, Dice, Focal, Lovasz, Mix, Ohem, Segment
 from visloom.tasks.segment.losses import balanced, weighting
+from visloom.tasks.segment.nets import IMAGENET, Unet
 
 SHAPES = {"c5": (2, 5, 6, 7), "c59": (1, 59, 8, 8)}
 ALL = [CrossEntropy(), Ohem(), Dice(), Dice(over="classes"), CrossEntropyDice(), Focal(), Focal(gamma=0.5),
@@ -279,3 +281,11 @@ def test_weights_are_found_inside_a_mix():
 def test_nonsense_is_refused(make):
     with pytest.raises(ValueError):
         make()
+
+
+@pytest.mark.parametrize("alpha", [(0.25,), (1.0, 2.0, 3.0, 4.0)])
+@pytest.mark.parametrize("wrap", [lambda loss: loss, lambda loss: Mix(parts=(Dice(), loss))])
+def test_alpha_for_other_classes_is_refused_before_the_first_step(alpha, wrap):
+    with pytest.raises(ConfigError, match=f"alpha for {len(alpha)} classes, the task has 3") as caught:
+        Segment(net=Unet(), normalise=IMAGENET, classes=("a", "b", "c"), loss=wrap(Focal(alpha=alpha)))
+    assert caught.value.path == "task.loss"

@@ -41,6 +41,14 @@ def weighting(loss: Any) -> CrossEntropy | None:
     return next((found for part in parts if part is not None and (found := weighting(part))), None)
 
 
+def check_classes(loss: Any, classes: int) -> None:
+    """Raise ValueError if a part of a loss has a number for each of other classes than the task's."""
+    if isinstance(loss, Focal) and loss.alpha and len(loss.alpha) != classes:
+        raise ValueError(f"the loss has alpha for {len(loss.alpha)} classes, the task has {classes}")
+    for part in getattr(loss, "parts", ()):
+        check_classes(part, classes)
+
+
 def balanced(counts: Sequence[int], rule: str, cap: float = 0.0) -> tuple[float, ...]:
     """Turn pixels per class into class weights whose mean over the pixels is 1.
 

@@ -19,7 +19,7 @@ from visloom.tasks import checks
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.segment import views
 from visloom.tasks.segment.batch import SegmentBatch
-from visloom.tasks.segment.losses import CrossEntropy, LossSpec, balanced, weighting
+from visloom.tasks.segment.losses import CrossEntropy, LossSpec, balanced, check_classes, weighting
 from visloom.tasks.segment.metrics import PixelMetrics
 from visloom.tasks.segment.nets import NetSpec
 from visloom.tasks.segment.views import Sliding
@@ -75,6 +75,10 @@ class Segment:
             return
         checks.check_names(self.classes, self.colours)
         PixelMetrics(self.classes, self.background)
+        try:
+            check_classes(self.loss, len(self.classes))
+        except ValueError as error:
+            raise ConfigError(str(error), path="task.loss") from error
         self.class_weights()
 
     @property
