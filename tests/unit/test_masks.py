@@ -395,3 +395,13 @@ def test_packing_a_mask_gives_it_back(height, width, seed):
 def test_headers_tell_size_and_kind(tmp_path):
     assert mask_header(gray(tmp_path / "a.png", blocks([0]))) == (*SIZE, False)
     assert mask_header(painted(tmp_path / "b.png", blocks([0]), [RED])) == (*SIZE, True)
+
+
+@pytest.mark.parametrize(("value", "told"), [(-1, "from -1 to 0"), (70_000, "from 0 to 70000")])
+def test_values_that_no_mask_has_are_told_and_are_no_damage(tmp_path, value, told):
+    labels = np.zeros((4, 5), np.int32)
+    labels[1, 2] = value
+    Image.fromarray(labels).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=f"a.tif: holds values {told}, where masks have 0 to 65535") as caught:
+        read_mask(tmp_path / "a.tif")
+    assert "damaged" not in str(caught.value)

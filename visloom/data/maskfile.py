@@ -50,7 +50,8 @@ def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
     """Read a mask picture: (H, W) unsigned integers as stored, or (H, W, 3) uint8 where pixels are colours.
 
     Raises:
-        DataError: the file is missing, empty, damaged, too big, no picture, or a JPEG.
+        DataError: the file is missing, empty, damaged, too big, no picture, or a JPEG; it holds negative values or
+            some above 65535.
     """
     name = str(path)
     data = read_bytes(Path(path))
@@ -58,9 +59,18 @@ def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
     _check_kind(picture, name, max_pixels)
     try:
         check_end(str(picture.format), data)
-        return _values(picture, data)
+        values = _values(picture, data)
     except Exception as error:  # decoders raise anything on bad data
         raise DataError(f"{name}: cannot be decoded, it is damaged or cut off ({said(error)})") from error
+    if values.dtype.itemsize == 1:
+        return values
+    low, top = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or top > 65535:
+        raise DataError(
+            f"{name}: holds values from {low} to {top}, where masks have 0 to 65535; save what is to be ignored as "
+            f"255, say, and name it as an ignore value"
+        )
+    return values.astype(np.uint16)
 
 
 def mask_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> MaskHeader:
@@ -99,11 +109,6 @@ def _values(picture: Image, data: bytes) -> Array:
         return values.astype(np.uint8)
     if picture.format == "PNG" and picture.mode == "L" and data[24] in (2, 4):  # Pillow scales these to 0-255
         return values // np.uint8(255 // (2 ** data[24] - 1))
-    if values.dtype.itemsize > 1:
-        top = int(values.max(initial=0))
-        if int(values.min(initial=0)) < 0 or top > 65535:
-            raise ValueError(f"values up to {top}, where masks have at most 65535")
-        return values.astype(np.uint16)
     return values
 
 
