@@ -130,6 +130,15 @@ def test_a_picture_without_mask_is_named_or_skipped(tmp_path):
     assert len(kept) == 1
 
 
+def test_two_masks_of_one_picture_are_named(tmp_path):
+    pair(tmp_path)
+    gray(tmp_path / "masks" / "a.bmp", blocks([2]))
+    said = refusal(three(tmp_path))
+    assert "a.bmp" in said
+    assert "a.png" in said
+    assert "both masks of a.jpg" in said
+
+
 def test_missing_folders_are_named_with_those_that_are_there(tmp_path):
     photo(tmp_path / "pictures" / "a.jpg")
     assert "no folder images, masks; it has pictures" in refusal(three(tmp_path))

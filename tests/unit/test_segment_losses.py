@@ -283,6 +283,14 @@ def test_nonsense_is_refused(make):
         make()
 
 
+@pytest.mark.parametrize("other", [CrossEntropy(), CrossEntropy(weights=(2.0, 1.0, 1.0)), CrossEntropyDice()])
+def test_parts_that_weight_classes_differently_are_refused(other):
+    mixed = Mix(parts=(CrossEntropy(weights=(1.0, 2.0, 3.0)), other))
+    with pytest.raises(ConfigError, match="in one way") as caught:
+        Segment(net=Unet(), normalise=IMAGENET, classes=("a", "b", "c"), loss=mixed)
+    assert caught.value.path == "task.loss"
+
+
 @pytest.mark.parametrize("alpha", [(0.25,), (1.0, 2.0, 3.0, 4.0)])
 @pytest.mark.parametrize("wrap", [lambda loss: loss, lambda loss: Mix(parts=(Dice(), loss))])
 def test_alpha_for_other_classes_is_refused_before_the_first_step(alpha, wrap):

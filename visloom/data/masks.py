@@ -86,13 +86,22 @@ class Masks(MaskSource):
         )
         if not pictures:
             raise DataError(f"{folders[0]}: holds no pictures; looked for {', '.join(EXTENSIONS)}")
-        masks = {str(Path(path).with_suffix("")): path for path in listing.pictures(folders[1], MASK_ENDINGS)}
+        masks: dict[str, str] = {}
+        rivals: dict[str, str] = {}
+        for path in listing.pictures(folders[1], MASK_ENDINGS):
+            stem = str(Path(path).with_suffix(""))
+            if masks.setdefault(stem, path) != path:
+                rivals[stem] = path
         items, bare = [], []
         for path in pictures:
             stem = str(Path(path).with_suffix(""))
             mask = masks.get(stem + self.suffix)
             if mask is None:
                 bare.append(path)
+            elif stem + self.suffix in rivals:
+                raise DataError(
+                    f"{folders[1]}: {mask} and {rivals[stem + self.suffix]} are both masks of {path}; take one away"
+                )
             else:
                 items.append(Item(Path(stem).as_posix(), folders[0] / path, folders[1] / mask))
         self._check_pairs(folders, items, bare, masks)

@@ -9,7 +9,7 @@ your own has `build()`, which returns a function (logits, target, weight) -> {na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -35,18 +35,29 @@ class LossSpec(Protocol):
 
 def weighting(loss: Any) -> CrossEntropy | None:
     """Return the part of a loss that says how classes are weighted, if any does."""
-    if isinstance(loss, CrossEntropy) and (loss.weights or loss.counts):
-        return loss
-    parts: Sequence[Any] = (*getattr(loss, "parts", ()), getattr(loss, "entropy", None))
-    return next((found for part in parts if part is not None and (found := weighting(part))), None)
+    return next((part for part in _parts(loss) if isinstance(part, CrossEntropy) and part.weighted), None)
 
 
 def check_classes(loss: Any, classes: int) -> None:
-    """Raise ValueError if a part of a loss has a number for each of other classes than the task's."""
-    if isinstance(loss, Focal) and loss.alpha and len(loss.alpha) != classes:
-        raise ValueError(f"the loss has alpha for {len(loss.alpha)} classes, the task has {classes}")
-    for part in getattr(loss, "parts", ()):
-        check_classes(part, classes)
+    """Raise ValueError if a part has numbers for other classes than the task's, or parts weight them differently."""
+    entropies = []
+    for part in _parts(loss):
+        if isinstance(part, Focal) and part.alpha and len(part.alpha) != classes:
+            raise ValueError(f"the loss has alpha for {len(part.alpha)} classes, the task has {classes}")
+        if isinstance(part, CrossEntropy):
+            entropies.append((part.weights, part.counts, part.cap))
+    if len(set(entropies)) > 1:
+        raise ValueError(
+            "one loss weights the classes in one way: give all its CrossEntropy parts the same weights, counts and cap"
+        )
+
+
+def _parts(loss: Any) -> Iterator[Any]:
+    """A loss and all that it consists of."""
+    yield loss
+    for part in (*getattr(loss, "parts", ()), getattr(loss, "entropy", None)):
+        if part is not None:
+            yield from _parts(part)
 
 
 def balanced(counts: Sequence[int], rule: str, cap: float = 0.0) -> tuple[float, ...]:
@@ -111,6 +122,11 @@ class CrossEntropy:
     def counted(self) -> bool:
         """Whether training samples are counted before step 1."""
         return isinstance(self.weights, str) and bool(self.weights) and not self.counts
+
+    @property
+    def weighted(self) -> bool:
+        """Whether classes weigh differently."""
+        return bool(self.weights or self.counts)
 
     def class_weights(self, classes: int) -> tuple[float, ...] | None:
         """Return the weights that are known without data; None if all pixels weigh alike, or data decide."""
