@@ -2,6 +2,8 @@
 
     visloom train cifar10 --data DIR              ResNet-18, 200 epochs: published 94.72 % top-1
     visloom train cifar10:resnet50 --data DIR     ResNet-50, 200 epochs: published 95.36 %
+    visloom train cifar10:fast --data DIR         20 CPU-minutes with bf16: 90.4 %
+    visloom train cifar10:fast_fp32 --data DIR    20 CPU-minutes without it: 88.0 %
 
 DIR holds cifar-10-batches-py. What these recipes reached here stands in docs/results.md.
 """
@@ -88,6 +90,28 @@ def fast() -> Run:
         rules=(Rule(name=r"head\.weight", lr=12.6415, weight_decay=2.98507e-6),),
         schedule=Linear(),
         save=Save(every=Epochs(2)),
+    )
+
+
+def fast_fp32() -> Run:
+    """The same for a CPU that multiplies in fp32 only: half as wide, 5.7 epochs, most of them on small images.
+
+    These few epochs do not learn the training images by heart, so they are only mirrored and moved a little.
+    """
+    return change(
+        fast(),
+        {
+            "name": "cifar10-fast-fp32",
+            "task.net.widths": (64, 128, 256),
+            "task.grow": ((0.45, 17), (0.675, 25)),  # 16, 24 and 31 pixels after the first layer
+            "train.batch": 125,
+            "train.transform.RandomErasing": None,
+            "train.transform.RandomTranslate.pixels": 2,
+            "optim.lr": 0.06,
+            "optim.rest.lr": 6.625,
+            "rules.0.lr": 6.32,
+            "length": Epochs(5.7),
+        },
     )
 
 
