@@ -94,7 +94,7 @@ def fast() -> Run:
 
 
 def fast_fp32() -> Run:
-    """The same for a CPU that multiplies in fp32 only: half as wide, 5.7 epochs, most of them on small images.
+    """The same for a CPU that multiplies in fp32 only: narrower, 5.7 epochs, most of them on small images.
 
     These few epochs do not learn the training images by heart, so they are only mirrored and moved a little.
     """
