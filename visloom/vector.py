@@ -37,20 +37,39 @@ class Builder(ir.IRBuilder):  # type: ignore[misc]
         """A vector of one number."""
         return ir.Constant(VECTOR, [float(value)] * LANES)
 
-    def loop(self, start: Any, stop: Any, body: Callable[[Any], None]) -> None:
-        """`for i in range(start, stop): body(i)`."""
+    def loop(
+        self,
+        start: Any,
+        stop: Any,
+        body: Callable[..., Sequence[Any] | None],
+        carried: Sequence[Any] = (),
+        step: int = 1,
+    ) -> list[Any]:
+        """`for i in range(start, stop, step): carried = body(i, *carried)`; what was carried to the end."""
         head, inside, after = (self.append_basic_block() for _ in range(3))
         before = self.block
         self.branch(head)
         self.position_at_end(head)
-        i = self.phi(INT)
-        i.add_incoming(start, before)
+        i, *values = (self.phi(value.type) for value in (start, *carried))
+        for phi, value in zip((i, *values), (start, *carried), strict=True):
+            phi.add_incoming(value, before)
         self.cbranch(self.icmp_signed("<", i, stop), inside, after)
         self.position_at_end(inside)
-        body(i)
-        i.add_incoming(self.add(i, self.number(1)), self.block)
+        new = body(i, *values) or ()
+        for phi, value in zip((i, *values), (self.add(i, self.number(step)), *new), strict=True):
+            phi.add_incoming(value, self.block)
         self.branch(head)
         self.position_at_end(after)
+        return values
+
+    def everywhere(self, pointer: Any, floats: Any) -> Any:
+        """A vector of the one number that lies `floats` after a pointer."""
+        number = self.load(self.gep(pointer, [floats]))
+        none = ir.Constant(VECTOR, ir.Undefined)
+        first = self.insert_element(none, number, ir.Constant(ir.IntType(32), 0))
+        return self.shuffle_vector(
+            first, none, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        )
 
     def vector(self, pointer: Any, floats: Any) -> Any:
         """The vector that lies `floats` after a pointer."""

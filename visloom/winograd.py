@@ -27,9 +27,11 @@ from visloom.vector import FLOAT, INT, LANES, POINTER, Builder, compile_kernels,
 _SIDE = 4  # of a tile's outputs, in pixels
 _TILE = 36 * 4  # bytes of a tile of one channel
 _LEAST_CHANNELS = 24  # below, transforming the tiles costs what the products save
-_CHUNK = 12_000_000  # bytes of tiles and products at a time: what is between two steps stays in the cache
+_CHUNK = 3_000_000  # bytes of tiles and products at a time: what is between two steps stays in the cache
 _LEAST_TILES = 64  # at a time all the same: the filters are read for each
 _MOST = 64_000_000  # bytes of tiles of one picture
+_DEEP = 128  # rows of two matrices at a time that are summed over: a column of both stays in the first cache
+_ROWS, _WIDE = 6, 16  # of a block of a product: with two of what it is made of, it fills 16 registers
 
 # The matrices of the source: a tile d gives B^T d B, a filter g gives G g G^T, products m give A^T m A.
 _BT = (
@@ -147,44 +149,48 @@ def winograd(image: Tensor, weight: Tensor, pad: int) -> Tensor:
 class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, pad: int) -> Tensor:
-        image, weight = _nhwc(image), _nhwc(weight)
+        image, kernels = _nhwc(image), _kernels()
         outputs, channels = weight.shape[:2]
-        filters = torch.empty((36, outputs, channels), dtype=torch.float32)
-        _kernels().filters(weight, filters, 0, (1, 1))
-        ctx.save_for_backward(image, filters)
+        ctx.save_for_backward(image, weight)
         ctx.pad = pad
-        height, width = (_outputs(length, pad) for length in image.shape[2:])
+        filters = torch.empty(
+            (36, channels * outputs), dtype=torch.float32
+        )  # panels of (C, 16), see `_panels`
+        kernels.filters(_nhwc(weight.transpose(0, 1)), filters, channels)
         grid = _grid(*image.shape[2:], pad)
-        out = _empty(len(image), outputs, height, width)
-        turned = filters.transpose(1, 2)  # (36, C, O)
+        out = _empty(len(image), outputs, *(_outputs(length, pad) for length in image.shape[2:]))
         for part, tiles, products in _parts(len(image), channels, outputs, grid):
-            _kernels().tiles(image[part], tiles, pad, grid)
-            torch.bmm(tiles, turned, out=products)
-            _kernels().outputs(out[part], products, 0, grid)
+            kernels.tiles(image[part], tiles, tiles.stride(1), pad, grid)
+            kernels.multiply(tiles, filters, products, channels, outputs)
+            kernels.outputs(out[part], products, products.stride(1), 0, grid)
         return out
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        image, filters = ctx.saved_tensors
-        outputs, channels = filters.shape[1:]
+        image, weight = ctx.saved_tensors
+        kernels, pad = _kernels(), ctx.pad
+        outputs, channels = weight.shape[:2]
         of_image, of_weight = ctx.needs_input_grad[:2]
-        grad, grid = _nhwc(grad), _grid(*image.shape[2:], ctx.pad)
-        image_grad = _empty(*image.shape) if of_image else None
-        sums = torch.empty_like(filters) if of_weight else None  # (36, O, C)
+        grad, grid = _nhwc(grad), _grid(*image.shape[2:], pad)
+        filters = image_grad = weight_grad = sums = None
+        if of_image:
+            filters = torch.empty((36, outputs * channels), dtype=torch.float32)  # panels of (O, 16)
+            kernels.filters(_nhwc(weight), filters, outputs)
+            image_grad = _empty(*image.shape)
+        if of_weight:
+            sums = torch.zeros((36, outputs, channels), dtype=torch.float32)
         for part, tiles, products in _parts(len(image), channels, outputs, grid):
-            _kernels().outputs_grad(grad[part], products, 0, grid)
+            kernels.outputs_grad(grad[part], products, products.stride(1), 0, grid)
             if sums is not None:
-                _kernels().tiles(image[part], tiles, ctx.pad, grid)
-                # nothing is there yet to add the first to
-                sums.baddbmm_(products.transpose(1, 2), tiles, beta=0 if part.start == 0 else 1)
+                kernels.tiles(image[part], tiles, tiles.stride(1), pad, grid)
+                kernels.add_products(products, tiles, sums, (part.stop - part.start) * math.prod(grid))
             if image_grad is not None:
-                torch.bmm(products, filters, out=tiles)
-                _kernels().tiles_grad(image_grad[part], tiles, ctx.pad, grid)
-        if sums is None:
-            return image_grad, None, None
-        weight_grad = _empty(outputs, channels, 3, 3)
-        _kernels().filters_grad(weight_grad, sums, 0, (1, 1))
+                kernels.multiply(products, filters, tiles, outputs, channels)
+                kernels.tiles_grad(image_grad[part], tiles, tiles.stride(1), pad, grid)
+        if sums is not None:
+            weight_grad = _empty(outputs, channels, 3, 3)
+            kernels.filters_grad(weight_grad, sums, channels)
         return image_grad, weight_grad, None
 
 
@@ -203,18 +209,24 @@ def _parts(
     batch: int, channels: int, outputs: int, grid: tuple[int, int]
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Parts of a batch, each with the memory for its tiles (36, T, C) and their products (36, T, O)."""
-    tiles = math.prod(grid)
-    many = max(1, _CHUNK // (tiles * _TILE * (channels + outputs)), _LEAST_TILES // tiles)
+    squares = math.prod(grid)
+    many = max(1, _CHUNK // (squares * _TILE * (channels + outputs)), _LEAST_TILES // squares)
     many = -(-batch // -(-batch // many))  # as equal as they can be
     for start in range(0, batch, many):
-        count = min(many, batch - start) * tiles
-        floats = _memory.floats(36 * count * (channels + outputs))
-        first, second = floats.split((36 * count * channels, 36 * count * outputs))
+        stop = min(start + many, batch)
+        rows = -(-(stop - start) * squares // _ROWS) * _ROWS  # whole blocks: the last ones hold anything
+        sizes = [36 * rows * _row(length) for length in (channels, outputs)]
+        tiles, products = _memory.floats(sum(sizes)).split(sizes)
         yield (
-            slice(start, start + many),
-            first.view(36, count, channels),
-            second.view(36, count, outputs),
+            slice(start, stop),
+            tiles.view(36, rows, -1)[:, :, :channels],
+            products.view(36, rows, -1)[:, :, :outputs],
         )
+
+
+def _row(channels: int) -> int:
+    """Floats from one row of channels to the next: an odd number of cache lines, so that columns fill all the cache."""
+    return (-(-channels // 16) | 1) * 16
 
 
 class _Memory(threading.local):
@@ -236,55 +248,89 @@ _memory = _Memory()
 # ----------------------------------------------------------------------------------------- kernels
 
 
-class _Kernel:
-    """A matrix M on both sides, M x M^T: of squares of pixels to planes, or of planes to squares of pixels.
+# Pixels lie in the image, tiles in planes: the 36 matrices (T, C) of all tiles' first numbers, of their second, ...
 
-    Squares are 4 pixels apart, so larger ones overlap; what lies outside the image is read as zero and not written.
+
+class _Kernels(NamedTuple):
+    """Compiled code; addresses of tensors are told, and their sizes.
+
+    A transform has a matrix M on both sides, M x M^T: of squares of pixels to planes, or of planes to squares of
+    pixels. Squares are 4 pixels apart, so larger ones overlap; what lies outside the image is read as zero and not
+    written.
     """
 
+    tiles: _Transform
+    tiles_grad: _Transform
+    filters: _Transform
+    filters_grad: _Transform
+    outputs: _Transform
+    outputs_grad: _Transform
+    multiply_rows: Callable[..., None]
+    multiply_columns: Callable[..., None]
+
+    def multiply(self, a: Tensor, b: Tensor, out: Tensor, inner: int, outer: int) -> None:
+        """36 products: (T, inner) by (inner, outer) in panels gives (T, outer)."""
+        sizes = (
+            a.shape[1],
+            inner,
+            outer,
+            a.stride(1),
+            out.stride(1),
+            a.stride(0),
+            b.stride(0),
+            out.stride(0),
+        )
+        places = (a.data_ptr(), b.data_ptr(), out.data_ptr())
+        in_threads(lambda start, stop: self.multiply_rows(*places, start, stop, *sizes), 36)
+
+    def add_products(self, a: Tensor, b: Tensor, sums: Tensor, tiles: int) -> None:
+        """36 products: of (T, O) turned and (T, C) are added to (O, C), of as many tiles as there are."""
+        outer = (a.shape[2], b.shape[2])
+        sizes = (tiles, *outer, a.stride(1), b.stride(1), a.stride(0), b.stride(0), sums.stride(0))
+        places = (a.data_ptr(), b.data_ptr(), sums.data_ptr())
+        in_threads(lambda start, stop: self.multiply_columns(*places, start, stop, *sizes), 36)
+
+
+class _Transform:
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
 
-    def __call__(self, image: Tensor, planes: Tensor, pad: int, grid: tuple[int, int]) -> None:
+    def __call__(
+        self, image: Tensor, planes: Tensor, row: int, pad: int = 0, grid: tuple[int, int] = (1, 1)
+    ) -> None:
         """Read one and write the other.
 
         Args:
             image: (B, C, H, W) in channels-last memory.
-            planes: (36, B * rows * columns, C).
+            planes: 36 with B * rows * columns tiles each.
+            row: floats from one tile to the next; in panels, how many tiles.
             pad: how far above and left of the image the first square begins.
             grid: rows and columns of squares.
         """
-        pixels, out = image.data_ptr(), planes.data_ptr()
+        places = (image.data_ptr(), planes.data_ptr())
         channels, height, width = image.shape[1:]
-
-        def work(start: int, stop: int) -> None:
-            self._function(pixels, out, start, stop, height, width, channels, *grid, pad, planes.stride(0))
-
-        in_threads(work, len(image))
-
-
-class _Kernels(NamedTuple):
-    tiles: _Kernel
-    tiles_grad: _Kernel
-    filters: _Kernel
-    filters_grad: _Kernel
-    outputs: _Kernel
-    outputs_grad: _Kernel
+        sizes = (height, width, channels, *grid, pad, planes.stride(0), row)
+        in_threads(lambda start, stop: self._function(*places, start, stop, *sizes), len(image))
 
 
 @cache
 def _kernels() -> _Kernels:
-    """Compile the six of them; a second or less, once in a process."""
-    b, g, a = _turned(_BT), _turned(_G), _turned(_AT)
+    """Compile them all; a second or two, once in a process."""
+    bt, g, at = _turned(_BT), _turned(_G), _turned(_AT)
     module = ir.Module("winograd")
-    _write(module, "tiles", _BT, reads_pixels=True)
-    _write(module, "tiles_grad", b, reads_pixels=False, adds=True)
-    _write(module, "filters", _G, reads_pixels=True)
-    _write(module, "filters_grad", g, reads_pixels=False)
-    _write(module, "outputs", _AT, reads_pixels=False)
-    _write(module, "outputs_grad", a, reads_pixels=True)
-    found, kind = compile_kernels(module), prototype(pointers=2, numbers=9)
-    return _Kernels(*(_Kernel(found(name, kind)) for name in _Kernels._fields))
+    _write_transform(module, "tiles", _BT, reads_pixels=True)
+    _write_transform(module, "tiles_grad", bt, reads_pixels=False, adds=True)
+    _write_transform(module, "filters", _G, reads_pixels=True, panels=True)
+    _write_transform(module, "filters_grad", g, reads_pixels=False)
+    _write_transform(module, "outputs", _AT, reads_pixels=False)
+    _write_transform(module, "outputs_grad", at, reads_pixels=True)
+    _write_rows(module, "multiply_rows")
+    _write_columns(module, "multiply_columns")
+    found = compile_kernels(module)
+    return _Kernels(
+        *(_Transform(found(name, prototype(pointers=2, numbers=10))) for name in _Kernels._fields[:6]),
+        *(found(name, prototype(pointers=3, numbers=10)) for name in _Kernels._fields[6:]),
+    )
 
 
 Matrix = Sequence[Sequence[float]]
@@ -294,18 +340,21 @@ def _turned(matrix: Matrix) -> Matrix:
     return tuple(zip(*matrix))
 
 
-def _write(module: ir.Module, name: str, matrix: Matrix, reads_pixels: bool, adds: bool = False) -> None:
-    """Write the code of a kernel.
+def _write_transform(
+    module: ir.Module, name: str, matrix: Matrix, reads_pixels: bool, adds: bool = False, panels: bool = False
+) -> None:
+    """Write the code of a transform.
 
     Args:
         matrix: M.
         reads_pixels: of pixels to planes rather than the other way round.
-        adds: squares that overlap are added up; the image is zero before.
+        adds: squares that overlap are added up; the image is set to zero before.
+        panels: a plane is cut into panels of 16 channels, (C // 16, T, 16), as `_write_rows` reads them.
     """
     after, before = len(matrix), len(matrix[0])
     side = before if reads_pixels else after
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *[INT] * 9]), name)
-    image, planes, start, stop, height, width, channels, rows, columns, pad, stride = function.args
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *[INT] * 10]), name)
+    image, planes, start, stop, height, width, channels, rows, columns, pad, stride, row = function.args
     for pointer in (image, planes):
         pointer.add_attribute("noalias")
     b = Builder(function.append_basic_block())
@@ -331,9 +380,15 @@ def _write(module: ir.Module, name: str, matrix: Matrix, reads_pixels: bool, add
                 b.store(pixel, b.gep(corners, [b.number(i * side + j)]))
 
     def transform(tile: Any, line: Any) -> None:
-        """Eight channels of a square, and of a tile that is `tile` floats into each plane."""
+        """Eight channels of a square and of its tile."""
         channel = b.mul(line, b.number(LANES))
-        place = b.add(tile, channel)
+        if panels:
+            panel, within = b.and_(channel, b.number(-_WIDE)), b.and_(channel, b.number(_WIDE - 1))
+            left = b.sub(channels, panel)  # the last panel may be of eight
+            wide = b.select(b.icmp_signed("<", left, b.number(_WIDE)), left, b.number(_WIDE))
+            place = b.add(b.add(b.mul(panel, row), b.mul(tile, wide)), within)
+        else:
+            place = b.add(b.mul(tile, row), channel)
 
         def pixel(i: int, j: int) -> tuple[Any, Any]:
             return b.load(b.gep(corners, [b.number(i * side + j)])), channel
@@ -364,11 +419,112 @@ def _write(module: ir.Module, name: str, matrix: Matrix, reads_pixels: bool, add
 
         def square(y: Any, x: Any) -> None:
             find_pixels(first, y, x)
-            count = b.add(b.mul(b.add(b.mul(number, rows), y), columns), x)
-            tile = b.mul(count, channels)
+            tile = b.add(b.mul(b.add(b.mul(number, rows), y), columns), x)
             b.loop(b.number(0), lines, lambda line: transform(tile, line))
 
         b.loop(b.number(0), rows, lambda y: b.loop(b.number(0), columns, lambda x: square(y, x)))
 
     b.loop(start, stop, picture)
     b.ret_void()
+
+
+def _write_rows(module: ir.Module, name: str) -> None:
+    """Write the code of `_Kernels.multiply`: rows of A by panels of B, in blocks of 6 x 16 that stay in registers."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, *[INT] * 10]), name)
+    a, b, out, start, stop, rows, inner, outer, a_row, out_row, a_plane, b_plane, out_plane = function.args
+    out.add_attribute("noalias")
+    code = Builder(function.append_basic_block())
+    n = code.number
+
+    def block(first: Any, panel: Any, to: Any, vectors: int) -> None:
+        lines = [code.gep(first, [code.mul(a_row, n(i))]) for i in range(_ROWS)]
+
+        def terms(p: Any, *sums: Any) -> list[Any]:
+            total = list(sums)
+            for q in range(LANES):
+                at = code.add(p, n(q))
+                right = [
+                    code.vector(panel, code.add(code.mul(at, n(vectors * LANES)), n(j * LANES)))
+                    for j in range(vectors)
+                ]
+                total = _outer_product(code, [code.everywhere(line, at) for line in lines], right, total)
+            return total
+
+        zeros = [code.splat(0)] * (_ROWS * vectors)
+        sums = code.loop(n(0), inner, terms, zeros, step=LANES)
+        for i in range(_ROWS):
+            for j in range(vectors):
+                code.put(sums[i * vectors + j], to, code.add(code.mul(out_row, n(i)), n(j * LANES)))
+
+    def panel(k: Any, column: Any, vectors: int) -> None:
+        here = code.gep(b, [code.add(code.mul(k, b_plane), code.mul(column, inner))])
+
+        def down(row: Any) -> None:
+            first = code.gep(a, [code.add(code.mul(k, a_plane), code.mul(row, a_row))])
+            to = code.gep(out, [code.add(code.add(code.mul(k, out_plane), code.mul(row, out_row)), column)])
+            block(first, here, to, vectors)
+
+        code.loop(n(0), rows, down, step=_ROWS)
+
+    def plane(k: Any) -> None:
+        whole = code.and_(outer, n(-_WIDE))
+        code.loop(n(0), whole, lambda column: panel(k, column, 2), step=_WIDE)
+        code.loop(whole, outer, lambda column: panel(k, column, 1), step=LANES)
+
+    code.loop(start, stop, plane)
+    code.ret_void()
+
+
+def _write_columns(module: ir.Module, name: str) -> None:
+    """Write the code of `_Kernels.add_products`: columns of A by columns of B, in blocks of 6 x 16."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, *[INT] * 10]), name)
+    a, b, out, start, stop, rows, outer, width, a_row, b_row, a_plane, b_plane, out_plane = function.args
+    out.add_attribute("noalias")
+    code = Builder(function.append_basic_block())
+    n = code.number
+
+    def block(k: Any, rows: tuple[Any, Any], down: Any, across: Any, high: int, vectors: int) -> None:
+        left = code.gep(a, [code.add(code.mul(k, a_plane), down)])
+        above = code.gep(b, [code.add(code.mul(k, b_plane), across)])
+        to = code.gep(out, [code.add(code.add(code.mul(k, out_plane), code.mul(down, width)), across)])
+        places = [code.add(code.mul(width, n(i)), n(j * LANES)) for i in range(high) for j in range(vectors)]
+
+        def terms(p: Any, *sums: Any) -> list[Any]:
+            x, y = code.mul(p, a_row), code.mul(p, b_row)
+            right = [code.vector(above, code.add(y, n(j * LANES))) for j in range(vectors)]
+            return _outer_product(
+                code, [code.everywhere(left, code.add(x, n(i))) for i in range(high)], right, sums
+            )
+
+        sums = code.loop(*rows, terms, [code.vector(to, place) for place in places])
+        for value, place in zip(sums, places, strict=True):
+            code.put(value, to, place)
+
+    def column(k: Any, rows: tuple[Any, Any], across: Any, vectors: int) -> None:
+        whole = code.mul(code.sdiv(outer, n(_ROWS)), n(_ROWS))
+        code.loop(n(0), whole, lambda down: block(k, rows, down, across, _ROWS, vectors), step=_ROWS)
+        # what is left of a multiple of eight is 0, 2 or 4
+        code.loop(whole, outer, lambda down: block(k, rows, down, across, 2, vectors), step=2)
+
+    def some_rows(k: Any, first: Any) -> None:
+        last = code.add(first, n(_DEEP))
+        some = first, code.select(code.icmp_signed("<", last, rows), last, rows)
+        whole = code.and_(width, n(-_WIDE))
+        code.loop(n(0), whole, lambda across: column(k, some, across, 2), step=_WIDE)
+        code.loop(whole, width, lambda across: column(k, some, across, 1), step=LANES)
+
+    code.loop(
+        start, stop, lambda k: code.loop(n(0), rows, lambda first: some_rows(k, first), step=_DEEP) and None
+    )
+    code.ret_void()
+
+
+def _outer_product(
+    code: Builder, left: Sequence[Any], right: Sequence[Any], sums: Sequence[Any]
+) -> list[Any]:
+    """Sums, each with the product of a number of `left` and a vector of `right` added."""
+    pairs = [(x, y) for x in left for y in right]
+    return [
+        code.fadd(total, code.fmul(x, y, flags=("contract",)), flags=("contract",))
+        for total, (x, y) in zip(sums, pairs, strict=True)
+    ]
