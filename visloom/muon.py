@@ -45,11 +45,31 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfl
     tall = x.shape[0] > x.shape[1]
     if tall:  # iterate on the small Gram matrix
         x = x.mT
-    for _ in range(steps):
-        gram = x @ x.mT  # (r, r), r = the shorter side
-        polynomial = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)  # b G + c G^2
-        x = torch.addmm(x, polynomial, x, beta=_A)  # a X + (b G + c G^2) X
+    if dtype is not torch.bfloat16 and x.shape[1] >= 2 * x.shape[0]:
+        x = _polynomial(x @ x.mT, steps) @ x
+    else:
+        for _ in range(steps):
+            gram = x @ x.mT  # (r, r), r = the shorter side
+            polynomial = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)  # b G + c G^2
+            x = torch.addmm(x, polynomial, x, beta=_A)  # a X + (b G + c G^2) X
     return x.mT if tall else x
+
+
+def _polynomial(gram: Tensor, steps: int) -> Tensor:
+    """What the rounds multiply X by, (r, r), from X X^T alone: a long matrix is then multiplied twice, not 2 * steps times.
+
+    A round's q = a + b G + c G^2 makes q X of X and q G q of its Gram matrix G. Half the products of a filter with
+    nine times as many columns as rows; bfloat16 rounds G too much for it.
+    """
+    total: Tensor | None = None
+    for left in reversed(range(steps)):
+        q = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        q.diagonal().add_(_A)
+        total = q if total is None else q @ total
+        if left:
+            gram = q @ gram @ q
+    assert total is not None
+    return total
 
 
 class Muon(torch.optim.Optimizer):
@@ -143,13 +163,16 @@ class Muon(torch.optim.Optimizer):
 
         rows = p.shape[0]
         dtype = products(group["precision"], p.device)
-        update = orthogonalize(direction.reshape(rows, -1), group["steps"], dtype)  # (rows, columns)
+        # Columns in the order of memory, so that nothing is copied: their order is irrelevant.
+        order = sorted(range(1, p.ndim), key=lambda axis: -p.stride(axis))
+        matrix = direction.permute(0, *order)
+        update = orthogonalize(matrix.reshape(rows, -1), group["steps"], dtype)  # (rows, columns)
         stretch = max(1.0, rows / update.shape[1]) ** 0.5
         if group["unit_norm"]:
             p.mul_(rows**0.5 / (p.norm() + 1e-12))
         if group["weight_decay"]:
             p.mul_(1.0 - group["lr"] * group["weight_decay"])
-        p.add_(update.reshape(p.shape).to(p.dtype), alpha=-group["lr"] * stretch)
+        p.permute(0, *order).add_(update.reshape(matrix.shape).to(p.dtype), alpha=-group["lr"] * stretch)
 
 
 def products(precision: str, device: torch.device) -> torch.dtype:
