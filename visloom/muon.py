@@ -56,7 +56,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfl
 
 
 def _polynomial(gram: Tensor, steps: int) -> Tensor:
-    """What the rounds multiply X by, (r, r), from X X^T alone: a long matrix is then multiplied twice, not 2 * steps times.
+    """What all rounds multiply X by, (r, r), from X X^T alone: a long matrix is multiplied twice, whatever the rounds.
 
     A round's q = a + b G + c G^2 makes q X of X and q G q of its Gram matrix G. Half the products of a filter with
     nine times as many columns as rows; bfloat16 rounds G too much for it.
@@ -164,7 +164,8 @@ class Muon(torch.optim.Optimizer):
         rows = p.shape[0]
         dtype = products(group["precision"], p.device)
         # Columns in the order of memory, so that nothing is copied: their order is irrelevant.
-        order = sorted(range(1, p.ndim), key=lambda axis: -p.stride(axis))
+        strides = p.stride()
+        order = sorted(range(1, p.ndim), key=strides.__getitem__, reverse=True)
         matrix = direction.permute(0, *order)
         update = orthogonalize(matrix.reshape(rows, -1), group["steps"], dtype)  # (rows, columns)
         stretch = max(1.0, rows / update.shape[1]) ** 0.5
