@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from visloom.run import Run
 
 GIT_SECONDS = 0.9  # for all questions to git together
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow")
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "llvmlite")
 _HOW = (
     "precision",
     "accumulate",
