@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from visloom.module import TaskModule
 
 
-_NOTHING = nullcontext()
-
-
 class Feed(Protocol):
     """What the engine reads from: a `visloom.loader.Loader`, or anything that yields micro-batches by step."""
 
@@ -117,9 +114,11 @@ class Engine:
         self.average = Average(task, how.ema) if how.ema else None  # freezes a teacher, before the wrapping
         self.wrapped = dist.wrap(task, how, self.device)
         self.autocast, self.scaler = precision(how, self.device)
+        self._call = self.wrapped.call if isinstance(self.autocast, nullcontext) else self._autocasted
         self.progress = Progress(
             torch.zeros((), device=self.device), torch.full((), float(total), device=self.device)
         )
+        self._tell_step = _writer(self.progress.step)
         self.parameters = [p for p in task.parameters() if p.requires_grad]
         self._world = dist.world()
         self._watch = how.non_finite.policy != "ignore" and self.scaler is None
@@ -167,7 +166,7 @@ class Engine:
         lr = set_lr(optimizer.groups, self.schedule, at)
         if self.momentum is not None:
             set_momentum(optimizer.groups, self.momentum, at)
-        self.progress.step.fill_(float(step))
+        self._tell_step(float(step))
         progress = Progress(self.progress.step, self.progress.total, step / self.total)
         if self._backup:
             torch._foreach_copy_(self._backup, self._buffers)
@@ -189,16 +188,11 @@ class Engine:
             number = (step * how.accumulate + micro) * self._world.size + self._world.rank
             seed_torch(count(self.seed, number), self._generators)
             batch.progress = progress
-            with self.wrapped.quiet() if micro < how.accumulate - 1 else _NOTHING:
-                with self.autocast:
-                    losses = self.wrapped.call(batch)
-                    if not self._checked_contract:
-                        self._check_losses(losses)
-                    loss = _total(losses.terms)
-                if how.accumulate > 1:
-                    loss = loss / how.accumulate
-                scaled = loss if self.scaler is None else self.scaler.scale(loss)
-                scaled.backward()  # type: ignore[no-untyped-call]
+            if micro < how.accumulate - 1:
+                with self.wrapped.quiet():
+                    losses, loss = self._backward(batch)
+            else:
+                losses, loss = self._backward(batch)
             seen = losses if seen is None else _added(seen, losses)
             ids, notes = ids + batch.ids, notes + batch.notes
             if self.scaler is not None and how.non_finite.policy != "ignore":
@@ -226,6 +220,23 @@ class Engine:
         epoch = self.step / at.steps_per_epoch
         skipped = bad if self._mends else None
         return Step(self.step, epoch, terms, logs, lr, norm, done - began, waited, notes, skipped)
+
+    def _backward(self, batch: Batch) -> tuple[Losses, Tensor]:
+        """Forward and backward of a micro-batch; returns its losses, and the one that was minimised."""
+        losses = self._call(batch)
+        if not self._checked_contract:
+            self._check_losses(losses)
+        loss = _total(losses.terms)
+        if self.how.accumulate > 1:
+            loss = loss / self.how.accumulate
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
+        return losses, loss
+
+    def _autocasted(self, batch: Batch) -> Losses:
+        with self.autocast:
+            losses: Losses = self.wrapped.call(batch)
+        return losses
 
     def _clip(self) -> Tensor | None:
         """Clip gradients, and return their norm where clipping or the finite check needs it."""
@@ -397,6 +408,14 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], extra: Mappin
         module.load_state_dict({**tensors, **extra}, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not fit the task: {error}") from error
+
+
+def _writer(number: Tensor) -> Callable[[float], Any]:
+    """What writes a 0-dim tensor: on a CPU straight into its memory, as an operation of PyTorch costs 2 us a step."""
+    if number.device.type != "cpu":
+        return number.fill_
+    memory = number.numpy()
+    return lambda value: memory.__setitem__((), value)
 
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -315,8 +315,8 @@ MUTANTS = (
     Mutant(
         "no micro-batch exchanges gradients",
         "visloom/engine.py",
-        "if micro < how.accumulate - 1 else _NOTHING",
-        "if micro < how.accumulate else _NOTHING",
+        "if micro < how.accumulate - 1:",
+        "if micro < how.accumulate:",
         (_TWO + "test_both_hold_the_same_weights",),
     ),
     Mutant(
