@@ -67,6 +67,23 @@ def test_bfloat16_stays_close_to_float64() -> None:
     assert (rough - exact).norm() / exact.norm() < 0.05
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(24, 216), (24, 48), (24, 47), (216, 24)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_long_matrices_come_to_what_the_rounds_of_the_source_give(
+    rows: int, columns: int, dtype: torch.dtype, tolerance: float, steps: int
+) -> None:
+    matrix = make((rows, 3)) @ make((3, columns), 1) + 1e-3 * make(
+        (rows, columns), 2
+    )  # three large directions
+    x = matrix.double() / (matrix.double().norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    found = orthogonalize(matrix, steps, dtype).double()
+    assert (found - x).abs().max() < tolerance * x.abs().max()
+
+
 def test_tall_is_the_transpose_of_wide() -> None:
     matrix = make((24, 6)).double()
     assert torch.allclose(

@@ -16,7 +16,7 @@ from visloom.run import How
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.segment import Segment
 from visloom.tasks.segment.nets import Unet
-from visloom.winograd import WinogradConv2d, _Memory, takes, use_winograd, winograd
+from visloom.winograd import WinogradConv2d, _cut, _Memory, takes, use_winograd, winograd
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -74,6 +74,28 @@ def test_a_batch_in_parts_gives_what_its_pictures_give(count: int, monkeypatch: 
     want = torch.autograd.grad(exact.square().sum(), (image, weight))
     assert error(found, exact) < 3e-5
     assert all(error(one, other) < 3e-5 for one, other in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("side", [2, 6, 13])
+def test_threads_change_no_bit(side: int):
+    def step(threads: int) -> list[Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            image = random(5, 24, side, side).requires_grad_()
+            weight = random(40, 24, 3, 3, seed=1).requires_grad_()
+            out = winograd(image, weight, 1)
+            return [out.detach(), *torch.autograd.grad(out.square().sum(), (image, weight))]
+        finally:
+            torch.set_num_threads(before)
+
+    for many in (2, 3):
+        assert all(torch.equal(one, other) for one, other in zip(step(1), step(many), strict=True))
+
+
+@pytest.mark.parametrize(("side", "expected"), [(2, 2), (3, 4), (4, 4), (6, 4), (16, 4), (31, 4)])
+def test_the_tile_is_the_one_with_the_fewest_products(side: int, expected: int):
+    assert _cut(side, side, 1).method.side == expected
 
 
 def test_memory_that_other_sizes_used_in_between_changes_nothing():
