@@ -124,8 +124,8 @@ def _cut(height: int, width: int, pad: int) -> _Cut:
 def _worth(channels: int, tiles: int, products: float) -> bool:
     """Whether products saved are worth the transforms of tiles and filters.
 
-    Measured forward and backward against oneDNN, in NHWC and NCHW, on a core with AVX2: 1.0 to 1.7 times from here on, 2 to
-    4 times with many channels and tiles.
+    Measured forward and backward against oneDNN, in NHWC and NCHW, on a core with AVX2: 1.0 to 1.7 times from here
+    on, 2 to 4 times with many channels and tiles.
 
     Args:
         channels: the lesser of the two numbers.
