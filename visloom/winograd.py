@@ -227,8 +227,9 @@ def _parts(batch: int, channels: int, outputs: int, cut: _Cut) -> Iterator[tuple
 
 
 def _row(channels: int) -> int:
-    """Floats from one row of channels to the next: an odd number of cache lines, so that columns fill all the cache."""
-    return (-(-channels // 16) | 1) * 16
+    """Floats from one row of channels to the next: an odd number of half cache lines or of whole ones, so that a column
+    spreads over all of the first cache."""
+    return channels if channels % 16 else (channels // 16 | 1) * 16
 
 
 class _Memory(threading.local):
