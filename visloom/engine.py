@@ -24,7 +24,7 @@ from visloom.contract import check_losses
 from visloom.device import resolve_precision
 from visloom.ema import Average
 from visloom.errors import CheckpointError, ConfigError, Preempted
-from visloom.keys import count, fold, generators, seed_torch
+from visloom.keys import Counted, fold, generators, seed_torch
 from visloom.optim import Optimizers, set_lr, set_momentum
 from visloom.run import How
 from visloom.schedule import Progress as Position
@@ -107,7 +107,7 @@ class Engine:
         self.how = how = how if how is not None else How(precision="fp32")
         self.total, self.step = total, start
         self.steps_per_epoch = feed.steps_per_epoch
-        self.seed = fold(seed, "step")
+        self._keys = Counted(fold(seed, "step"))
         self.skipped: set[int] = set()  # steps that are passed over, by rollback
         self.device = next(task.parameters()).device
         self._generators = generators()
@@ -186,7 +186,7 @@ class Engine:
                 raise
             waited += perf_counter() - asked
             number = (step * how.accumulate + micro) * self._world.size + self._world.rank
-            seed_torch(count(self.seed, number), self._generators)
+            seed_torch(self._keys[number], self._generators)
             batch.progress = progress
             if micro < how.accumulate - 1:
                 with self.wrapped.quiet():
@@ -202,7 +202,7 @@ class Engine:
 
         if how.idle == "zero":
             _fill_idle(self.parameters)
-        norm = self._clip()
+        norm = self._clip() if self._watch or how.clip is not None else None
         if self._watch and norm is not None:
             bad = ~torch.isfinite(norm)
         if bad is not None:
@@ -238,11 +238,9 @@ class Engine:
             losses: Losses = self.wrapped.call(batch)
         return losses
 
-    def _clip(self) -> Tensor | None:
-        """Clip gradients, and return their norm where clipping or the finite check needs it."""
+    def _clip(self) -> Tensor:
+        """Clip gradients, and return their norm, for clipping or the finite check."""
         clip = self.how.clip
-        if clip is None and not self._watch:
-            return None
         if self.scaler is not None:
             for part in self.optimizer.parts:
                 self.scaler.unscale_(part)
@@ -441,7 +439,7 @@ def _added(a: Losses, b: Losses) -> Losses:
 def _detached(values: Mapping[str, Tensor], micro: int) -> dict[str, Tensor]:
     """The values without their graphs, averaged over micro-batches."""
     if micro == 1:
-        return {name: value.detach() for name, value in values.items()}
+        return {name: value.detach() for name, value in values.items()} if values else {}
     return {name: value.detach() / micro for name, value in values.items()}
 
 

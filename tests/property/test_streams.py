@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.worlds import Jitter, Numbers
 from visloom.errors import ConfigError, DataError
-from visloom.keys import fold, fold_array, permutation, uniforms
+from visloom.keys import Counted, count, fold, fold_array, permutation, uniforms
 from visloom.stream import Mixture, Ordered, Pair, Shuffled, Split, rooted, subkey, subkeys
 
 sizes = st.integers(1, 60)
@@ -220,3 +220,12 @@ def test_a_failing_sample_is_named():
 def test_permutation_is_a_function_of_its_key():
     assert permutation(5, 6).tolist() == permutation(5, 6).tolist()
     assert sorted(permutation(5, 6).tolist()) == list(range(6))
+
+
+@given(
+    key=st.integers(0, 2**64 - 1), numbers=st.lists(st.integers(0, 3000), max_size=12), step=st.integers(1, 9)
+)
+def test_keys_counted_in_blocks_are_those_counted_one_by_one(key: int, numbers: list[int], step: int) -> None:
+    counted = Counted(key)
+    for number in [*numbers, *range(0, 600, step)]:  # anywhere, and in turn over the ends of blocks
+        assert counted[number] == count(key, number)
