@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from visloom.nets.fused_norm import gelu, norm_gelu
+
 
 class FastBlock(nn.Module):
     """conv, halve by maximum, norm, GELU; conv, norm, GELU.
@@ -37,9 +39,8 @@ class FastBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H // 2, W // 2)."""
-        x = self.act(self.norm1(self.pool(self.conv1(x))))  # (B, outputs, H // 2, W // 2)
-        out: Tensor = self.act(self.norm2(self.conv2(x)))
-        return out
+        x = norm_gelu(self.conv1(x), self.norm1, self.act, self.pool)  # (B, outputs, H // 2, W // 2)
+        return norm_gelu(self.conv2(x), self.norm2, self.act)
 
 
 class FastCifar(nn.Module):
@@ -99,7 +100,7 @@ class FastCifar(nn.Module):
         Returns:
             (B, classes), unnormalised; bfloat16 under autocast, so take the loss of `.float()`.
         """
-        x = self.act(self.first(image))  # (B, filters, H - patch + 1, W - patch + 1)
+        x = gelu(self.first(image), self.act)  # (B, filters, H - patch + 1, W - patch + 1)
         x = self.blocks(x)  # (B, widths[-1], h, w)
         x = functional.max_pool2d(x, x.shape[-2:]).flatten(1)  # (B, widths[-1])
         logits: Tensor = self.head(x) * self.scale

@@ -1,0 +1,462 @@
+"""The vector code of `visloom/nets/fused_norm.py`: maximum of 2x2, batch norm and GELU, in as few passes as they have.
+
+Pixels lie in memory as (B, H, W, C). Every kernel goes through blocks of pictures, row by row; in a row it takes eight
+channels through all pixels, so that what belongs to a channel stays in registers. Sums are in float64, as a mean far
+greater than the deviation leaves nothing of them in float32, and each block has its own: they are added up in the order
+of the blocks, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from torch import Tensor
+
+from visloom.vector import INT, LANES, POINTER, VECTOR, Builder, compile_kernels, in_threads, prototype
+
+PICTURES = 8  # of a block
+_IN_CACHE = 8192  # floats of a row: half of the first cache
+
+_INTS, _BYTES = (ir.VectorType(ir.IntType(bits), LANES) for bits in (32, 8))
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
+
+# Phi(-z) = exp(-z^2 / 2) * (t * polynomial of t), t = 1 / (1 + z * _RATE) for z >= 0: the form of C. Hastings
+# ("Approximations for Digital Computers", 1955; Abramowitz and Stegun 7.1.26) with one term more, refitted so that the
+# error of z * Phi(z) is below 2e-8 everywhere.
+_RATE = 0.28
+_TAIL = (0.116729092, 0.0662297419, 0.2719717672, -0.2406687612, 0.3920666054, -0.1063284563)
+# 2^r for -1/2 <= r <= 1/2, to 2e-9
+_POWER = (1.0, 0.69314720574, 0.2402264689, 0.055503287686, 0.009618488958, 0.0013399934625, 0.000153458206)
+_ROUNDS = 1.5 * 2.0**23  # added to a float and taken off again, it leaves the nearest whole number
+_LOG2_E = 1.4426950408889634
+_DENSITY_AT_0 = 0.3989422804014327  # 1 / sqrt(2 pi)
+
+
+class Kernel:
+    """Compiled code that goes over pictures (B, C, H, W) in channels-last memory."""
+
+    def __init__(self, function: Callable[..., None], pools: bool) -> None:
+        self._function, self._pools = function, pools
+
+    def __call__(self, shape: Sequence[int], *tensors: Tensor) -> None:
+        """Run over a batch of this shape: where there is a pooled one, that is half as high and wide."""
+        batch, channels, height, width = shape
+        if not self._pools and height * width * channels <= _IN_CACHE:
+            height, width = 1, height * width  # one row: fewer beginnings
+        places = [tensor.data_ptr() for tensor in tensors]
+        sizes = (batch, height, width, channels)
+        blocks = -(-batch // PICTURES)
+        in_threads(lambda start, stop: self._function(*places, start, stop, *sizes), blocks)
+
+
+class Kernels(NamedTuple):
+    """One for each pass, with its tensors in their order.
+
+    Args:
+        norm: (3, C) float32: what is taken off a value, what it is then multiplied with, what is added last.
+        slope: GELU's derivative at the normalised value.
+        which: of its four pixels was a maximum, counted row by row, uint8.
+        sums: (blocks, 2, C) float64, zero before.
+        line: (4, C) float32, of the gradient: what is taken off the value, factors of what is left and of
+            `grad * slope`, what is added last.
+        learn: of sums, (2, C) statistics and a norm; see `_write_learn`.
+        turn: of sums, the gradients of a norm, and the line; see `_write_turn`.
+    """
+
+    pool_sums: Kernel  # image, pooled, which, sums of the pooled values and their squares
+    sums: Kernel  # image, sums of values and squares
+    gelu: Kernel  # image, norm, out
+    gelu_slope: Kernel  # image, norm, out, slope
+    pool_gelu: Kernel  # image, norm, out
+    plain_gelu: Kernel  # image, out
+    plain_gelu_slope: Kernel  # image, out, slope
+    grad_sums: Kernel  # image, norm (its first row alone), slope, grad, sums of grad * slope and of that times what is left of the value
+    grad: Kernel  # image, line, slope, grad, out
+    pool_grad: Kernel  # pooled, line, slope, grad, which, out
+    learn: Callable[..., None]
+    turn: Callable[..., None]
+
+
+@cache
+def kernels() -> Kernels:
+    """Compile all: about a second, once in a process."""
+    module = ir.Module("fused_norm")
+    writers = {
+        "pool_sums": _Writer(_pool_sums, pointers=4, pools=True, sums=3),
+        "sums": _Writer(_sums, pointers=2, sums=1),
+        "gelu": _Writer(_gelu, pointers=3, constants=(1, 3)),
+        "gelu_slope": _Writer(_gelu, pointers=4, constants=(1, 3)),
+        "pool_gelu": _Writer(_pool_gelu, pointers=3, pools=True, constants=(1, 3)),
+        "plain_gelu": _Writer(_plain_gelu, pointers=2),
+        "plain_gelu_slope": _Writer(_plain_gelu, pointers=3),
+        "grad_sums": _Writer(_grad_sums, pointers=5, constants=(1, 1), sums=4),
+        "grad": _Writer(_grad, pointers=5, constants=(1, 4)),
+        "pool_grad": _Writer(_pool_grad, pointers=6, pools=True, constants=(1, 4), fills=5),
+    }
+    for name, writer in writers.items():
+        _write(module, name, writer)
+    _write_learn(module, "learn")
+    _write_turn(module, "turn")
+    found = compile_kernels(module)
+    return Kernels(
+        *(
+            Kernel(found(name, prototype(writer.pointers, numbers=6)), writer.pools)
+            for name, writer in writers.items()
+        ),
+        learn=found("learn", prototype(8, numbers=3)),
+        turn=found("turn", prototype(6, numbers=3)),
+    )
+
+
+class _Row(NamedTuple):
+    """Eight channels of a row of pixels, of two where it pools: what the code of a pixel knows."""
+
+    b: Builder
+    pointers: Sequence[Any]
+    constants: Sequence[Any]
+    first: Any  # floats before its first pixel; where it pools, in the pooled picture
+    four: Any  # the same in the picture that is pooled
+    channels: Any
+    below: Any  # floats from a pixel of that picture to the one below
+
+    def at(self, x: Any) -> Any:
+        """Floats before pixel x."""
+        return self.b.add(self.first, self.b.mul(x, self.channels))
+
+    def corners(self, x: Any) -> list[Any]:
+        """Floats before the four pixels that pooled pixel x is made of."""
+        b = self.b
+        left = b.add(self.four, b.mul(x, b.mul(self.channels, b.number(2))))
+        right = b.add(left, self.channels)
+        return [left, right, b.add(left, self.below), b.add(right, self.below)]
+
+
+class _Writer(NamedTuple):
+    """What the loops around a kernel's pixel need to know."""
+
+    pixel: Callable[..., Sequence[Any] | None]  # writes the code of a pixel: (row, x, *sums) -> sums
+    pointers: int
+    pools: bool = False
+    constants: tuple[int, int] | None = None  # which pointer, and how many rows of channels lie there
+    sums: int | None = None  # which pointer
+    fills: int | None = None  # which pointer: to where the last row and column are zero if they are odd
+
+
+def _write(module: ir.Module, name: str, writer: _Writer) -> None:
+    """Write the loops over blocks, pictures, rows and channels, and a pixel's code into them.
+
+    Sums go forwards through the pictures, all else backwards: it begins with what the sums left in the cache, and
+    leaves there what the next one begins with.
+    """
+    b, pointers, numbers = _function(module, name, writer.pointers, numbers=6)
+    start, stop, batch, height, width, channels = numbers
+    n = b.number
+    rows, columns = (b.sdiv(size, n(2)) if writer.pools else size for size in (height, width))
+    below = b.mul(width, channels)
+
+    def line(block: Any, picture: Any, y: Any, channel: Any) -> None:
+        first = b.add(b.mul(b.mul(b.add(b.mul(picture, rows), y), columns), channels), channel)
+        above = b.add(b.mul(picture, height), b.mul(y, n(2)))
+        four = b.add(b.mul(above, below), channel)
+        constants = []
+        if writer.constants:
+            which, many = writer.constants
+            places = (b.add(b.mul(channels, n(i)), channel) for i in range(many))
+            constants = [b.vector(pointers[which], place) for place in places]
+        row = _Row(b, pointers, constants, first, four, channels, below)
+        places, before = [], []
+        if writer.sums is not None:
+            places = [b.add(b.mul(b.add(b.mul(block, n(2)), n(i)), channels), channel) for i in range(2)]
+            before = [_doubles(b, pointers[writer.sums], place) for place in places]
+        sums = b.loop(n(0), columns, lambda x, *sums: writer.pixel(row, x, *sums), before)
+        for total, place in zip(sums, places, strict=False):
+            _put_doubles(b, total, pointers[writer.sums], place)
+        if writer.fills is not None:
+            out = pointers[writer.fills]
+
+            def fill(x: Any) -> None:
+                place = b.add(four, b.mul(x, channels))
+                b.put(b.splat(0), out, place)
+                b.put(b.splat(0), out, b.add(place, below))
+
+            b.loop(b.mul(columns, n(2)), width, fill)
+
+    def picture(block: Any, number: Any) -> None:
+        def row(y: Any) -> None:
+            b.loop(n(0), channels, lambda channel: line(block, number, y, channel), step=LANES)
+
+        b.loop(n(0), rows, row)
+        if writer.fills is not None:
+            out, first = pointers[writer.fills], b.mul(b.mul(number, height), below)
+            odd = (b.mul(b.mul(rows, n(2)), below), b.mul(height, below))
+            b.loop(*odd, lambda place: b.put(b.splat(0), out, b.add(first, place)), step=LANES)
+
+    def turned(first: Any, last: Any, i: Any) -> Any:
+        return b.sub(b.sub(b.add(first, last), n(1)), i) if writer.sums is None else i
+
+    def pictures(i: Any) -> None:
+        block = turned(start, stop, i)
+        first = b.mul(block, n(PICTURES))
+        last = b.add(first, n(PICTURES))
+        last = b.select(b.icmp_signed("<", last, batch), last, batch)
+        b.loop(first, last, lambda i: picture(block, turned(first, last, i)))
+
+    b.loop(start, stop, pictures)
+    b.ret_void()
+
+
+# ------------------------------------------------------------------------------- between the passes
+
+
+def _write_learn(module: ir.Module, name: str) -> None:
+    """Write what makes of sums the statistics of a batch, the line that normalises, and the running statistics.
+
+    Its arguments: sums, settings (eps and momentum), weight, bias, running mean, running variance, statistics (2, C)
+    float64 of mean and 1 / deviation, norm; how many blocks, channels, and values of a channel.
+    """
+    b, pointers, (blocks, channels, count) = _function(module, name, pointers=8, numbers=3)
+    sums, settings, weight, bias, running_mean, running_variance, statistics, norm = pointers
+    eps, momentum = (_everywhere(b, b.load(b.gep(_of_doubles(b, settings), [b.number(i)]))) for i in range(2))
+    many = b.sitofp(count, ir.DoubleType())
+    root = ir.Function(module, ir.FunctionType(_DOUBLES, [_DOUBLES]), f"llvm.sqrt.v{LANES}f64")
+
+    def line(channel: Any) -> None:
+        second, third = b.add(channel, channels), b.add(channel, b.mul(channels, b.number(2)))
+        mean, square = (b.fdiv(total, _everywhere(b, many)) for total in _totals(b, sums, blocks, channels, channel))
+        variance = b.fsub(square, b.fmul(mean, mean))
+        variance = b.select(b.fcmp_ordered("<", variance, _double(0)), _double(0), variance)
+        inverse = b.fdiv(_double(1), b.call(root, [b.fadd(variance, eps)]))
+        _put_doubles(b, mean, statistics, channel)
+        _put_doubles(b, inverse, statistics, second)
+        unbiased = b.fmul(variance, _everywhere(b, b.fdiv(many, b.fsub(many, ir.Constant(many.type, 1)))))
+        for running, new in ((running_mean, mean), (running_variance, unbiased)):
+            old = b.fpext(b.vector(running, channel), _DOUBLES)
+            mixed = b.fadd(b.fmul(b.fsub(_double(1), momentum), old), b.fmul(momentum, new))
+            b.put(b.fptrunc(mixed, VECTOR), running, channel)
+        # what a float32 lacks of the mean goes into what is added: it may be more than the deviation
+        near, lacks = _near(b, mean)
+        scale = b.fmul(inverse, b.fpext(b.vector(weight, channel), _DOUBLES))
+        shift = b.fsub(b.fpext(b.vector(bias, channel), _DOUBLES), b.fmul(lacks, scale))
+        b.put(near, norm, channel)
+        b.put(b.fptrunc(scale, VECTOR), norm, second)
+        b.put(b.fptrunc(shift, VECTOR), norm, third)
+
+    b.loop(b.number(0), channels, line, step=LANES)
+    b.ret_void()
+
+
+def _write_turn(module: ir.Module, name: str) -> None:
+    """Write what makes of sums the gradients of weight and bias, and the line of the gradient.
+
+    That is weight / deviation * (dz - mean of dz - normalised * mean of (dz * normalised)): Ioffe and Szegedy, "Batch
+    Normalization" (arXiv 1502.03167), section 3, with mean and deviation put in.
+
+    Its arguments: sums, statistics, weight, line, gradients of weight and bias; how many blocks, channels, and values
+    of a channel.
+    """
+    b, pointers, (blocks, channels, count) = _function(module, name, pointers=6, numbers=3)
+    sums, statistics, weight, line, of_weight, of_bias = pointers
+    many = _everywhere(b, b.sitofp(count, ir.DoubleType()))
+
+    def channel_line(channel: Any) -> None:
+        places = [b.add(channel, b.mul(channels, b.number(i))) for i in range(4)]
+        grad, product = _totals(b, sums, blocks, channels, channel)
+        mean, inverse = (_doubles(b, statistics, place) for place in places[:2])
+        near, lacks = _near(b, mean)
+        product = b.fmul(b.fsub(product, b.fmul(lacks, grad)), inverse)
+        b.put(b.fptrunc(product, VECTOR), of_weight, channel)
+        b.put(b.fptrunc(grad, VECTOR), of_bias, channel)
+        scale = b.fmul(inverse, b.fpext(b.vector(weight, channel), _DOUBLES))
+        slant = b.fdiv(b.fmul(b.fmul(scale, inverse), product), many)
+        rest = b.fsub(b.fmul(slant, lacks), b.fdiv(b.fmul(scale, grad), many))
+        b.put(near, line, places[0])
+        for value, place in zip((b.fneg(slant), scale, rest), places[1:], strict=True):
+            b.put(b.fptrunc(value, VECTOR), line, place)
+
+    b.loop(b.number(0), channels, channel_line, step=LANES)
+    b.ret_void()
+
+
+def _function(
+    module: ir.Module, name: str, pointers: int, numbers: int
+) -> tuple[Builder, Sequence[Any], Sequence[Any]]:
+    """Its builder, its pointers, its numbers."""
+    kind = ir.FunctionType(ir.VoidType(), [*[POINTER] * pointers, *[INT] * numbers])
+    function = ir.Function(module, kind, name)
+    return Builder(function.append_basic_block()), function.args[:pointers], function.args[pointers:]
+
+
+def _totals(b: Builder, sums: Any, blocks: Any, channels: Any, channel: Any) -> list[Any]:
+    """Both sums of all blocks, in their order."""
+
+    def add(block: Any, *totals: Any) -> list[Any]:
+        first = b.add(b.mul(b.mul(block, b.number(2)), channels), channel)
+        places = (first, b.add(first, channels))
+        return [b.fadd(total, _doubles(b, sums, place)) for total, place in zip(totals, places, strict=True)]
+
+    return b.loop(b.number(0), blocks, add, [_double(0)] * 2)
+
+
+def _near(b: Builder, value: Any) -> tuple[Any, Any]:
+    """The nearest float32, and what it lacks."""
+    near = b.fptrunc(value, VECTOR)
+    return near, b.fsub(value, b.fpext(near, _DOUBLES))
+
+
+def _double(value: float) -> Any:
+    return ir.Constant(_DOUBLES, [float(value)] * LANES)
+
+
+def _everywhere(b: Builder, value: Any) -> Any:
+    """A vector of one float64."""
+    none, ints = ir.Constant(_DOUBLES, ir.Undefined), ir.IntType(32)
+    first = b.insert_element(none, value, ir.Constant(ints, 0))
+    return b.shuffle_vector(first, none, ir.Constant(ir.VectorType(ints, LANES), [0] * LANES))
+
+
+def _of_doubles(b: Builder, pointer: Any) -> Any:
+    return b.bitcast(pointer, ir.DoubleType().as_pointer())
+
+
+def _doubles(b: Builder, pointer: Any, count: Any) -> Any:
+    """The vector of float64 that lies `count` of them after a pointer."""
+    vector = b.load(b.bitcast(b.gep(_of_doubles(b, pointer), [count]), _DOUBLES.as_pointer()))
+    vector.align = 8
+    return vector
+
+
+def _put_doubles(b: Builder, vector: Any, pointer: Any, count: Any) -> None:
+    b.store(vector, b.bitcast(b.gep(_of_doubles(b, pointer), [count]), _DOUBLES.as_pointer())).align = 8
+
+
+# ------------------------------------------------------------------------------- what is done to eight values
+
+
+def _gelu(row: _Row, x: Any) -> None:
+    image, _, *outs = row.pointers
+    place = row.at(x)
+    _put_gelu(row, _normalised(row, row.b.vector(image, place)), outs, place)
+
+
+def _plain_gelu(row: _Row, x: Any) -> None:
+    image, *outs = row.pointers
+    place = row.at(x)
+    _put_gelu(row, row.b.vector(image, place), outs, place)
+
+
+def _pool_gelu(row: _Row, x: Any) -> None:
+    image, _, out = row.pointers
+    largest, _ = _maximum(row.b, [row.b.vector(image, place) for place in row.corners(x)])
+    _put_gelu(row, _normalised(row, largest), [out], row.at(x))
+
+
+def _sums(row: _Row, x: Any, *sums: Any) -> list[Any]:
+    value = row.b.vector(row.pointers[0], row.at(x))
+    return _added(row.b, sums, value, value)
+
+
+def _pool_sums(row: _Row, x: Any, *sums: Any) -> list[Any]:
+    b, (image, pooled, which, _) = row.b, row.pointers
+    largest, index = _maximum(b, [b.vector(image, place) for place in row.corners(x)])
+    b.put(largest, pooled, row.at(x))
+    b.store(b.trunc(index, _BYTES), _bytes_at(b, which, row.at(x))).align = 1
+    return _added(b, sums, largest, largest)
+
+
+def _grad_sums(row: _Row, x: Any, *sums: Any) -> list[Any]:
+    b, (image, _, slope, grad, _) = row.b, row.pointers
+    place = row.at(x)
+    left = b.fsub(b.vector(image, place), row.constants[0])
+    return _added(b, sums, b.fmul(b.vector(grad, place), b.vector(slope, place)), left)
+
+
+def _grad(row: _Row, x: Any) -> None:
+    row.b.put(_image_grad(row, row.at(x)), row.pointers[4], row.at(x))
+
+
+def _pool_grad(row: _Row, x: Any) -> None:
+    b, which, out = row.b, row.pointers[4], row.pointers[5]
+    grad = _image_grad(row, row.at(x))
+    index = b.load(_bytes_at(b, which, row.at(x)))
+    index.align = 1
+    index = b.zext(index, _INTS)
+    for i, corner in enumerate(row.corners(x)):
+        of_it = b.icmp_unsigned("==", index, ir.Constant(_INTS, [i] * LANES))
+        b.put(b.select(of_it, grad, b.splat(0)), out, corner)
+
+
+def _image_grad(row: _Row, place: Any) -> Any:
+    """The gradient of a normalised value's original."""
+    b, (image, _, slope, grad, *_) = row.b, row.pointers
+    mean, of_left, of_grad, rest = row.constants
+    left = b.fsub(b.vector(image, place), mean)
+    chained = b.fmul(b.vector(grad, place), b.vector(slope, place))
+    return _times_plus(b, of_grad, chained, _times_plus(b, of_left, left, rest))
+
+
+def _normalised(row: _Row, value: Any) -> Any:
+    mean, scale, shift = row.constants
+    return _times_plus(row.b, row.b.fsub(value, mean), scale, shift)
+
+
+def _put_gelu(row: _Row, z: Any, outs: Sequence[Any], place: Any) -> None:
+    for result, out in zip(_gelu_and_slope(row.b, z), outs, strict=False):
+        row.b.put(result, out, place)
+
+
+def _gelu_and_slope(b: Builder, z: Any) -> tuple[Any, Any]:
+    """z * Phi(z), of the normal distribution's Phi, and its derivative Phi(z) + z * phi(z). NaN stays NaN."""
+    size = b.bitcast(b.and_(b.bitcast(z, _INTS), ir.Constant(_INTS, [0x7FFFFFFF] * LANES)), z.type)
+    bell = _bell(b, z)
+    t = b.fdiv(b.splat(1), _times_plus(b, size, b.splat(_RATE), b.splat(1)))
+    below = b.fmul(b.fmul(_polynomial(b, t, _TAIL), t), bell)  # Phi(-|z|)
+    phi = b.select(b.fcmp_ordered("<", z, b.splat(0)), below, b.fsub(b.splat(1), below))
+    return b.fmul(z, phi), _times_plus(b, b.fmul(z, b.splat(_DENSITY_AT_0)), bell, phi)
+
+
+def _bell(b: Builder, z: Any) -> Any:
+    """exp(-z^2 / 2) = 2^-(whole + rest), without those too small to matter."""
+    power = b.fmul(b.fmul(z, z), b.splat(_LOG2_E / 2))
+    power = b.select(b.fcmp_ordered("<", power, b.splat(125)), power, b.splat(125))
+    power = b.fneg(power)
+    whole = b.fadd(power, b.splat(_ROUNDS))  # the number stands in the lowest bits
+    rest = b.fsub(power, b.fsub(whole, b.splat(_ROUNDS)))
+    exponent = b.shl(b.bitcast(whole, _INTS), ir.Constant(_INTS, [23] * LANES))
+    return b.bitcast(b.add(b.bitcast(_polynomial(b, rest, _POWER), _INTS), exponent), z.type)
+
+
+def _polynomial(b: Builder, x: Any, coefficients: Sequence[float]) -> Any:
+    """The lowest power's coefficient first; Horner's scheme."""
+    total = b.splat(coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = _times_plus(b, total, x, b.splat(coefficient))
+    return total
+
+
+def _times_plus(b: Builder, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, in one instruction where there is one."""
+    return b.fadd(b.fmul(x, y, flags=("contract",)), z, flags=("contract",))
+
+
+def _added(b: Builder, sums: Sequence[Any], value: Any, factor: Any) -> list[Any]:
+    """Add values to the first sums, their products with others to the second: these are exact in float64."""
+    value, factor = (b.fpext(vector, _DOUBLES) for vector in (value, factor))
+    return [b.fadd(sums[0], value), _times_plus(b, value, factor, sums[1])]
+
+
+def _maximum(b: Builder, values: Sequence[Any]) -> tuple[Any, Any]:
+    """The largest and which it is: the first of equal ones, but the last NaN, as PyTorch does."""
+    largest, index = values[0], ir.Constant(_INTS, [0] * LANES)
+    for i, value in enumerate(values[1:], start=1):
+        takes = b.or_(b.fcmp_ordered(">", value, largest), b.fcmp_unordered("uno", value, value))
+        largest = b.select(takes, value, largest)
+        index = b.select(takes, ir.Constant(_INTS, [i] * LANES), index)
+    return largest, index
+
+
+def _bytes_at(b: Builder, pointer: Any, count: Any) -> Any:
+    of_bytes = b.bitcast(pointer, ir.IntType(8).as_pointer())
+    return b.bitcast(b.gep(of_bytes, [count]), _BYTES.as_pointer())
