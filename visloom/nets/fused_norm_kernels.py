@@ -18,7 +18,6 @@ from torch import Tensor
 from visloom.vector import INT, LANES, POINTER, VECTOR, Builder, compile_kernels, in_threads, prototype
 
 PICTURES = 8  # of a block
-_IN_CACHE = 8192  # floats of a row: half of the first cache
 
 _INTS, _BYTES = (ir.VectorType(ir.IntType(bits), LANES) for bits in (32, 8))
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
@@ -38,14 +37,12 @@ _DENSITY_AT_0 = 0.3989422804014327  # 1 / sqrt(2 pi)
 class Kernel:
     """Compiled code that goes over pictures (B, C, H, W) in channels-last memory."""
 
-    def __init__(self, function: Callable[..., None], pools: bool) -> None:
-        self._function, self._pools = function, pools
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
 
     def __call__(self, shape: Sequence[int], *tensors: Tensor) -> None:
         """Run over a batch of this shape: where there is a pooled one, that is half as high and wide."""
         batch, channels, height, width = shape
-        if not self._pools and height * width * channels <= _IN_CACHE:
-            height, width = 1, height * width  # one row: fewer beginnings
         places = [tensor.data_ptr() for tensor in tensors]
         sizes = (batch, height, width, channels)
         blocks = -(-batch // PICTURES)
@@ -103,7 +100,7 @@ def kernels() -> Kernels:
     found = compile_kernels(module)
     return Kernels(
         *(
-            Kernel(found(name, prototype(writer.pointers, numbers=6)), writer.pools)
+            Kernel(found(name, prototype(writer.pointers, numbers=6)))
             for name, writer in writers.items()
         ),
         learn=found("learn", prototype(8, numbers=3)),
@@ -111,33 +108,21 @@ def kernels() -> Kernels:
     )
 
 
-class _Row(NamedTuple):
-    """Eight channels of a row of pixels, of two where it pools: what the code of a pixel knows."""
+class _Cell(NamedTuple):
+    """Eight channels of a pixel, or of the four that one is pooled of: what the code of it knows."""
 
     b: Builder
     pointers: Sequence[Any]
     constants: Sequence[Any]
-    first: Any  # floats before its first pixel; where it pools, in the pooled picture
-    four: Any  # the same in the picture that is pooled
-    channels: Any
-    below: Any  # floats from a pixel of that picture to the one below
-
-    def at(self, x: Any) -> Any:
-        """Floats before pixel x."""
-        return self.b.add(self.first, self.b.mul(x, self.channels))
-
-    def corners(self, x: Any) -> list[Any]:
-        """Floats before the four pixels that pooled pixel x is made of."""
-        b = self.b
-        left = b.add(self.four, b.mul(x, b.mul(self.channels, b.number(2))))
-        right = b.add(left, self.channels)
-        return [left, right, b.add(left, self.below), b.add(right, self.below)]
+    sums: Sequence[Any]  # before it
+    place: Any  # floats before the pixel; where it pools, in the pooled picture
+    corners: Sequence[Any]  # floats before the four, in the picture that is pooled
 
 
 class _Writer(NamedTuple):
     """What the loops around a kernel's pixel need to know."""
 
-    pixel: Callable[..., Sequence[Any] | None]  # writes the code of a pixel: (row, x, *sums) -> sums
+    pixel: Callable[[_Cell], Sequence[Any] | None]  # writes the code of a cell; its sums are what it returns
     pointers: int
     pools: bool = False
     constants: tuple[int, int] | None = None  # which pointer, and how many rows of channels lie there
@@ -157,42 +142,43 @@ def _write(module: ir.Module, name: str, writer: _Writer) -> None:
     rows, columns = (b.sdiv(size, n(2)) if writer.pools else size for size in (height, width))
     below = b.mul(width, channels)
 
-    def line(block: Any, picture: Any, y: Any, channel: Any) -> None:
-        first = b.add(b.mul(b.mul(b.add(b.mul(picture, rows), y), columns), channels), channel)
-        above = b.add(b.mul(picture, height), b.mul(y, n(2)))
-        four = b.add(b.mul(above, below), channel)
-        constants = []
+    def cell(block: Any, place: Any, corner: Any, channel: Any) -> None:
+        constants, places = [], []
         if writer.constants:
             which, many = writer.constants
-            places = (b.add(b.mul(channels, n(i)), channel) for i in range(many))
-            constants = [b.vector(pointers[which], place) for place in places]
-        row = _Row(b, pointers, constants, first, four, channels, below)
-        places, before = [], []
+            constants = [b.vector(pointers[which], b.add(b.mul(channels, n(i)), channel)) for i in range(many)]
         if writer.sums is not None:
             places = [b.add(b.mul(b.add(b.mul(block, n(2)), n(i)), channels), channel) for i in range(2)]
-            before = [_doubles(b, pointers[writer.sums], place) for place in places]
-        sums = b.loop(n(0), columns, lambda x, *sums: writer.pixel(row, x, *sums), before)
-        for total, place in zip(sums, places, strict=False):
-            _put_doubles(b, total, pointers[writer.sums], place)
+        sums = [_doubles(b, pointers[writer.sums], place) for place in places]
+        left = b.add(corner, channel)
+        right = b.add(left, channels)
+        corners = [left, right, b.add(left, below), b.add(right, below)]
+        sums = writer.pixel(_Cell(b, pointers, constants, sums, b.add(place, channel), corners)) or []
+        for total, to in zip(sums, places, strict=True):
+            _put_doubles(b, total, pointers[writer.sums], to)
+
+    def row(block: Any, number: Any, y: Any) -> None:
+        first = b.mul(b.mul(b.add(b.mul(number, rows), y), columns), channels)
+        four = b.mul(b.add(b.mul(number, height), b.mul(y, n(2))), below)
+
+        def pixel(x: Any) -> None:
+            place = b.add(first, b.mul(x, channels))
+            corner = b.add(four, b.mul(b.mul(x, n(2)), channels))
+            b.loop(n(0), channels, lambda channel: cell(block, place, corner, channel), step=LANES)
+
+        b.loop(n(0), columns, pixel)
         if writer.fills is not None:
-            out = pointers[writer.fills]
+            zero(b.add(four, b.mul(b.mul(columns, n(2)), channels)), b.add(four, below))
+            zero(b.add(b.add(four, b.mul(b.mul(columns, n(2)), channels)), below), b.add(b.add(four, below), below))
 
-            def fill(x: Any) -> None:
-                place = b.add(four, b.mul(x, channels))
-                b.put(b.splat(0), out, place)
-                b.put(b.splat(0), out, b.add(place, below))
-
-            b.loop(b.mul(columns, n(2)), width, fill)
+    def zero(first: Any, last: Any) -> None:
+        b.loop(first, last, lambda place: b.put(b.splat(0), pointers[writer.fills], place), step=LANES)
 
     def picture(block: Any, number: Any) -> None:
-        def row(y: Any) -> None:
-            b.loop(n(0), channels, lambda channel: line(block, number, y, channel), step=LANES)
-
-        b.loop(n(0), rows, row)
+        b.loop(n(0), rows, lambda y: row(block, number, y))
         if writer.fills is not None:
-            out, first = pointers[writer.fills], b.mul(b.mul(number, height), below)
-            odd = (b.mul(b.mul(rows, n(2)), below), b.mul(height, below))
-            b.loop(*odd, lambda place: b.put(b.splat(0), out, b.add(first, place)), step=LANES)
+            first = b.mul(number, height)
+            zero(b.mul(b.add(first, b.mul(rows, n(2))), below), b.mul(b.add(first, height), below))
 
     def turned(first: Any, last: Any, i: Any) -> Any:
         return b.sub(b.sub(b.add(first, last), n(1)), i) if writer.sums is None else i
@@ -335,76 +321,89 @@ def _put_doubles(b: Builder, vector: Any, pointer: Any, count: Any) -> None:
 # ------------------------------------------------------------------------------- what is done to eight values
 
 
-def _gelu(row: _Row, x: Any) -> None:
-    image, _, *outs = row.pointers
-    place = row.at(x)
-    _put_gelu(row, _normalised(row, row.b.vector(image, place)), outs, place)
+def _gelu(cell: _Cell) -> None:
+    image, _, *outs = cell.pointers
+    _put_gelu(cell, _normalised(cell, cell.b.vector(image, cell.place)), outs)
 
 
-def _plain_gelu(row: _Row, x: Any) -> None:
-    image, *outs = row.pointers
-    place = row.at(x)
-    _put_gelu(row, row.b.vector(image, place), outs, place)
+def _plain_gelu(cell: _Cell) -> None:
+    image, *outs = cell.pointers
+    _put_gelu(cell, cell.b.vector(image, cell.place), outs)
 
 
-def _pool_gelu(row: _Row, x: Any) -> None:
-    image, _, out = row.pointers
-    largest, _ = _maximum(row.b, [row.b.vector(image, place) for place in row.corners(x)])
-    _put_gelu(row, _normalised(row, largest), [out], row.at(x))
+def _pool_gelu(cell: _Cell) -> None:
+    _put_gelu(cell, _normalised(cell, _maximum(cell)[0]), cell.pointers[2:])
 
 
-def _sums(row: _Row, x: Any, *sums: Any) -> list[Any]:
-    value = row.b.vector(row.pointers[0], row.at(x))
-    return _added(row.b, sums, value, value)
+def _put_gelu(cell: _Cell, z: Any, outs: Sequence[Any]) -> None:
+    for result, out in zip(_gelu_and_slope(cell.b, z), outs, strict=False):
+        cell.b.put(result, out, cell.place)
 
 
-def _pool_sums(row: _Row, x: Any, *sums: Any) -> list[Any]:
-    b, (image, pooled, which, _) = row.b, row.pointers
-    largest, index = _maximum(b, [b.vector(image, place) for place in row.corners(x)])
-    b.put(largest, pooled, row.at(x))
-    b.store(b.trunc(index, _BYTES), _bytes_at(b, which, row.at(x))).align = 1
-    return _added(b, sums, largest, largest)
+def _sums(cell: _Cell) -> list[Any]:
+    value = cell.b.vector(cell.pointers[0], cell.place)
+    return _added(cell, value, value)
 
 
-def _grad_sums(row: _Row, x: Any, *sums: Any) -> list[Any]:
-    b, (image, _, slope, grad, _) = row.b, row.pointers
-    place = row.at(x)
-    left = b.fsub(b.vector(image, place), row.constants[0])
-    return _added(b, sums, b.fmul(b.vector(grad, place), b.vector(slope, place)), left)
+def _pool_sums(cell: _Cell) -> list[Any]:
+    b, (_, pooled, which, _) = cell.b, cell.pointers
+    largest, index = _maximum(cell)
+    b.put(largest, pooled, cell.place)
+    b.store(b.trunc(index, _BYTES), _bytes_at(b, which, cell.place)).align = 1
+    return _added(cell, largest, largest)
 
 
-def _grad(row: _Row, x: Any) -> None:
-    row.b.put(_image_grad(row, row.at(x)), row.pointers[4], row.at(x))
+def _grad_sums(cell: _Cell) -> list[Any]:
+    image, _, slope, grad, _ = cell.pointers
+    value, slope, grad = (cell.b.vector(pointer, cell.place) for pointer in (image, slope, grad))
+    return _added(cell, cell.b.fmul(grad, slope), cell.b.fsub(value, cell.constants[0]))
 
 
-def _pool_grad(row: _Row, x: Any) -> None:
-    b, which, out = row.b, row.pointers[4], row.pointers[5]
-    grad = _image_grad(row, row.at(x))
-    index = b.load(_bytes_at(b, which, row.at(x)))
+def _grad(cell: _Cell) -> None:
+    cell.b.put(_image_grad(cell), cell.pointers[4], cell.place)
+
+
+def _pool_grad(cell: _Cell) -> None:
+    b, which, out = cell.b, cell.pointers[4], cell.pointers[5]
+    grad = _image_grad(cell)
+    index = b.load(_bytes_at(b, which, cell.place))
     index.align = 1
     index = b.zext(index, _INTS)
-    for i, corner in enumerate(row.corners(x)):
+    for i, corner in enumerate(cell.corners):
         of_it = b.icmp_unsigned("==", index, ir.Constant(_INTS, [i] * LANES))
         b.put(b.select(of_it, grad, b.splat(0)), out, corner)
 
 
-def _image_grad(row: _Row, place: Any) -> Any:
-    """The gradient of a normalised value's original."""
-    b, (image, _, slope, grad, *_) = row.b, row.pointers
-    mean, of_left, of_grad, rest = row.constants
-    left = b.fsub(b.vector(image, place), mean)
-    chained = b.fmul(b.vector(grad, place), b.vector(slope, place))
-    return _times_plus(b, of_grad, chained, _times_plus(b, of_left, left, rest))
+def _image_grad(cell: _Cell) -> Any:
+    """The gradient of what was normalised."""
+    b, (image, _, slope, grad, *_) = cell.b, cell.pointers
+    mean, of_left, of_grad, rest = cell.constants
+    value, slope, grad = (b.vector(pointer, cell.place) for pointer in (image, slope, grad))
+    rest = _times_plus(b, of_left, b.fsub(value, mean), rest)
+    return _times_plus(b, of_grad, b.fmul(grad, slope), rest)
 
 
-def _normalised(row: _Row, value: Any) -> Any:
-    mean, scale, shift = row.constants
-    return _times_plus(row.b, row.b.fsub(value, mean), scale, shift)
+def _normalised(cell: _Cell, value: Any) -> Any:
+    mean, scale, shift = cell.constants
+    return _times_plus(cell.b, cell.b.fsub(value, mean), scale, shift)
 
 
-def _put_gelu(row: _Row, z: Any, outs: Sequence[Any], place: Any) -> None:
-    for result, out in zip(_gelu_and_slope(row.b, z), outs, strict=False):
-        row.b.put(result, out, place)
+def _added(cell: _Cell, value: Any, factor: Any) -> list[Any]:
+    """Add values to the first sums, their products with others to the second: these are exact in float64."""
+    b = cell.b
+    value, factor = (b.fpext(vector, _DOUBLES) for vector in (value, factor))
+    return [b.fadd(cell.sums[0], value), _times_plus(b, value, factor, cell.sums[1])]
+
+
+def _maximum(cell: _Cell) -> tuple[Any, Any]:
+    """The largest of four and which it is: the first of equal ones, but the last NaN, as PyTorch does."""
+    b, values = cell.b, [cell.b.vector(cell.pointers[0], corner) for corner in cell.corners]
+    largest, index = values[0], ir.Constant(_INTS, [0] * LANES)
+    for i, value in enumerate(values[1:], start=1):
+        takes = b.or_(b.fcmp_ordered(">", value, largest), b.fcmp_unordered("uno", value, value))
+        largest = b.select(takes, value, largest)
+        index = b.select(takes, ir.Constant(_INTS, [i] * LANES), index)
+    return largest, index
 
 
 def _gelu_and_slope(b: Builder, z: Any) -> tuple[Any, Any]:
@@ -439,22 +438,6 @@ def _polynomial(b: Builder, x: Any, coefficients: Sequence[float]) -> Any:
 def _times_plus(b: Builder, x: Any, y: Any, z: Any) -> Any:
     """x * y + z, in one instruction where there is one."""
     return b.fadd(b.fmul(x, y, flags=("contract",)), z, flags=("contract",))
-
-
-def _added(b: Builder, sums: Sequence[Any], value: Any, factor: Any) -> list[Any]:
-    """Add values to the first sums, their products with others to the second: these are exact in float64."""
-    value, factor = (b.fpext(vector, _DOUBLES) for vector in (value, factor))
-    return [b.fadd(sums[0], value), _times_plus(b, value, factor, sums[1])]
-
-
-def _maximum(b: Builder, values: Sequence[Any]) -> tuple[Any, Any]:
-    """The largest and which it is: the first of equal ones, but the last NaN, as PyTorch does."""
-    largest, index = values[0], ir.Constant(_INTS, [0] * LANES)
-    for i, value in enumerate(values[1:], start=1):
-        takes = b.or_(b.fcmp_ordered(">", value, largest), b.fcmp_unordered("uno", value, value))
-        largest = b.select(takes, value, largest)
-        index = b.select(takes, ir.Constant(_INTS, [i] * LANES), index)
-    return largest, index
 
 
 def _bytes_at(b: Builder, pointer: Any, count: Any) -> Any:
