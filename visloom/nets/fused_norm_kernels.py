@@ -412,15 +412,15 @@ def _gelu_and_slope(b: Builder, z: Any) -> tuple[Any, Any]:
     bell = _bell(b, z)
     t = b.fdiv(b.splat(1), _times_plus(b, size, b.splat(_RATE), b.splat(1)))
     below = b.fmul(b.fmul(_polynomial(b, t, _TAIL), t), bell)  # Phi(-|z|)
-    phi = b.select(b.fcmp_ordered("<", z, b.splat(0)), below, b.fsub(b.splat(1), below))
+    negative = b.icmp_signed("<", b.bitcast(z, _INTS), ir.Constant(_INTS, [0] * LANES))
+    phi = b.select(negative, below, b.fsub(b.splat(1), below))
     return b.fmul(z, phi), _times_plus(b, b.fmul(z, b.splat(_DENSITY_AT_0)), bell, phi)
 
 
 def _bell(b: Builder, z: Any) -> Any:
     """exp(-z^2 / 2) = 2^-(whole + rest), without those too small to matter."""
-    power = b.fmul(b.fmul(z, z), b.splat(_LOG2_E / 2))
-    power = b.select(b.fcmp_ordered("<", power, b.splat(125)), power, b.splat(125))
-    power = b.fneg(power)
+    power = b.fmul(b.fmul(z, z), b.splat(-_LOG2_E / 2))
+    power = b.select(b.fcmp_ordered(">", power, b.splat(-125)), power, b.splat(-125))
     whole = b.fadd(power, b.splat(_ROUNDS))  # the number stands in the lowest bits
     rest = b.fsub(power, b.fsub(whole, b.splat(_ROUNDS)))
     exponent = b.shl(b.bitcast(whole, _INTS), ir.Constant(_INTS, [23] * LANES))
@@ -428,10 +428,14 @@ def _bell(b: Builder, z: Any) -> Any:
 
 
 def _polynomial(b: Builder, x: Any, coefficients: Sequence[float]) -> Any:
-    """The lowest power's coefficient first; Horner's scheme."""
-    total = b.splat(coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total = _times_plus(b, total, x, b.splat(coefficient))
+    """The lowest power's coefficient first; Horner's scheme in the square, so that half as much waits for the rest."""
+    pairs = [
+        _times_plus(b, b.splat(pair[1]), x, b.splat(pair[0])) if len(pair) == 2 else b.splat(pair[0])
+        for pair in (coefficients[i : i + 2] for i in range(0, len(coefficients), 2))
+    ]
+    total, square = pairs.pop(), b.fmul(x, x)
+    for pair in reversed(pairs):
+        total = _times_plus(b, total, square, pair)
     return total
 
 
