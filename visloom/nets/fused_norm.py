@@ -1,7 +1,7 @@
 """Maximum of 2x2, batch norm and GELU in fp32 on a CPU, in half of the passes over memory that PyTorch makes.
 
-PyTorch runs each of these modules over all of its memory, forward and backward, and that is most of what they cost: a
-quarter of the time of a small network. Here the statistics are summed while the maximum is taken, normalising and GELU
+PyTorch runs each of these modules over all of its memory, forward and backward, and that is most of what they cost.
+Here the statistics are summed while the maximum is taken, normalising and GELU
 are one pass, GELU's derivative is kept rather than computed again, and the gradient is written to the pixel that was
 the maximum, and zero to the others, by the pass that finds it.
 
@@ -44,8 +44,8 @@ def norm_gelu(image: Tensor, norm: nn.Module, act: nn.Module, pool: nn.Module | 
                 out: Tensor = _NormGelu.apply(image, norm.weight, norm.bias, norm, pool is not None)
                 return out
             return _trained(image, norm, pool is not None, keep=False).out
-    out = act(norm(image if pool is None else pool(image)))
-    return out
+    plain: Tensor = act(norm(image if pool is None else pool(image)))
+    return plain
 
 
 def gelu(image: Tensor, act: nn.Module) -> Tensor:
@@ -69,7 +69,11 @@ def gelu(image: Tensor, act: nn.Module) -> Tensor:
 
 def _fits(image: Tensor, act: nn.Module) -> bool:
     return (
-        type(image) is Tensor
+        not torch.compiler.is_compiling()  # these first: there a size is no number
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.onnx.is_in_onnx_export()
+        and not torch.is_autocast_enabled("cpu")
+        and type(image) is Tensor
         and image.ndim == 4
         and image.device.type == "cpu"
         and image.dtype is torch.float32
@@ -79,10 +83,6 @@ def _fits(image: Tensor, act: nn.Module) -> bool:
         and type(act) is nn.GELU
         and act.approximate == "none"
         and not _is_watched(act)
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch.onnx.is_in_onnx_export()
     )
 
 
@@ -92,7 +92,10 @@ def _fits_norm(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
-        and all(tensor.dtype is torch.float32 for tensor in (norm.weight, norm.bias, norm.running_mean))
+        and all(
+            tensor.dtype is torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
+            for tensor in (norm.weight, norm.bias, *_running(norm))
+        )
         and not _is_watched(norm)
     )
 
@@ -116,8 +119,13 @@ def _is_watched(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or _has_any_global_hook()
+        or _has_any_global_hook()  # type: ignore[no-untyped-call]
     )
+
+
+def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None  # it tracks them
+    return norm.running_mean, norm.running_var
 
 
 def _asks_for_gradient(*tensors: Tensor) -> bool:
@@ -151,7 +159,7 @@ def _trained(image: Tensor, norm: nn.BatchNorm2d, pools: bool, keep: bool) -> _T
     statistics = torch.empty((2, channels), dtype=torch.float64, device="cpu")
     line = torch.empty((3, channels), dtype=torch.float32, device="cpu")
     settings = torch.tensor((norm.eps, norm.momentum), dtype=torch.float64, device="cpu")
-    running = norm.running_mean, norm.running_var
+    running = _running(norm)
     tensors = (sums, settings, norm.weight, norm.bias, *running, statistics, line)
     code.learn(*(tensor.data_ptr() for tensor in tensors), len(sums), channels, _count(image, pools))
     torch.autograd.graph.increment_version([tensor for tensor in running if not tensor.is_inference()])
@@ -168,8 +176,9 @@ def _trained(image: Tensor, norm: nn.BatchNorm2d, pools: bool, keep: bool) -> _T
 
 def _evaluated(image: Tensor, norm: nn.BatchNorm2d, pools: bool) -> Tensor:
     """By the running statistics."""
-    image, inverse = image.detach(), (norm.running_var.double() + norm.eps).rsqrt()
-    line = torch.stack((norm.running_mean, (norm.weight * inverse).float(), norm.bias)).detach()  # (3, C)
+    mean, variance = _running(norm)
+    scale = norm.weight * (variance.double() + norm.eps).rsqrt()
+    line, image = torch.stack((mean, scale.float(), norm.bias)).detach(), image.detach()  # (3, C)
     out = _halved(image, torch.float32) if pools else torch.empty_like(image)
     (kernels().pool_gelu if pools else kernels().gelu)(image.shape, image, line, out)
     return out
@@ -182,8 +191,11 @@ def _sums_of_blocks(image: Tensor) -> Tensor:
 
 def _halved(image: Tensor, dtype: torch.dtype) -> Tensor:
     batch, channels, height, width = image.shape
-    size = (batch, channels, height // 2, width // 2)
-    return torch.empty(size, dtype=dtype, device="cpu", memory_format=torch.channels_last)
+    return _empty(batch, channels, height // 2, width // 2, dtype=dtype)
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
 
 
 def _count(image: Tensor, pools: bool) -> int:
@@ -218,7 +230,7 @@ class _NormGelu(torch.autograd.Function):
         code.turn(*(tensor.data_ptr() for tensor in tensors), len(sums), channels, count)
         image_grad = None
         if ctx.needs_input_grad[0]:
-            image_grad = torch.empty(ctx.shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+            image_grad = _empty(*ctx.shape, dtype=torch.float32)
             if which is None:
                 code.grad(value.shape, value, line, slope, grad, image_grad)
             else:
@@ -243,5 +255,5 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (slope,) = ctx.saved_tensors
+        slope: Tensor = ctx.saved_tensors[0]
         return grad * slope

@@ -70,7 +70,9 @@ class Kernels(NamedTuple):
     pool_gelu: Kernel  # image, norm, out
     plain_gelu: Kernel  # image, out
     plain_gelu_slope: Kernel  # image, out, slope
-    grad_sums: Kernel  # image, norm (its first row alone), slope, grad, sums of grad * slope and of that times what is left of the value
+    grad_sums: (
+        Kernel  # image, what is taken off, slope, grad, sums of grad * slope and of that times what is left
+    )
     grad: Kernel  # image, line, slope, grad, out
     pool_grad: Kernel  # pooled, line, slope, grad, which, out
     learn: Callable[..., None]
@@ -82,29 +84,27 @@ def kernels() -> Kernels:
     """Compile all: about a second, once in a process."""
     module = ir.Module("fused_norm")
     writers = {
-        "pool_sums": _Writer(_pool_sums, pointers=4, pools=True, sums=3),
-        "sums": _Writer(_sums, pointers=2, sums=1),
+        "pool_sums": _Writer(_pool_sums, pointers=4, pools=True, sums=True),
+        "sums": _Writer(_sums, pointers=2, sums=True),
         "gelu": _Writer(_gelu, pointers=3, constants=(1, 3)),
         "gelu_slope": _Writer(_gelu, pointers=4, constants=(1, 3)),
         "pool_gelu": _Writer(_pool_gelu, pointers=3, pools=True, constants=(1, 3)),
         "plain_gelu": _Writer(_plain_gelu, pointers=2),
         "plain_gelu_slope": _Writer(_plain_gelu, pointers=3),
-        "grad_sums": _Writer(_grad_sums, pointers=5, constants=(1, 1), sums=4),
+        "grad_sums": _Writer(_grad_sums, pointers=5, constants=(1, 1), sums=True),
         "grad": _Writer(_grad, pointers=5, constants=(1, 4)),
-        "pool_grad": _Writer(_pool_grad, pointers=6, pools=True, constants=(1, 4), fills=5),
+        "pool_grad": _Writer(_pool_grad, pointers=6, pools=True, constants=(1, 4), fills=True),
     }
     for name, writer in writers.items():
         _write(module, name, writer)
     _write_learn(module, "learn")
     _write_turn(module, "turn")
     found = compile_kernels(module)
+    passes = {
+        name: Kernel(found(name, prototype(writer.pointers, numbers=6))) for name, writer in writers.items()
+    }
     return Kernels(
-        *(
-            Kernel(found(name, prototype(writer.pointers, numbers=6)))
-            for name, writer in writers.items()
-        ),
-        learn=found("learn", prototype(8, numbers=3)),
-        turn=found("turn", prototype(6, numbers=3)),
+        **passes, learn=found("learn", prototype(8, numbers=3)), turn=found("turn", prototype(6, numbers=3))
     )
 
 
@@ -126,8 +126,8 @@ class _Writer(NamedTuple):
     pointers: int
     pools: bool = False
     constants: tuple[int, int] | None = None  # which pointer, and how many rows of channels lie there
-    sums: int | None = None  # which pointer
-    fills: int | None = None  # which pointer: to where the last row and column are zero if they are odd
+    sums: bool = False  # to the last pointer
+    fills: bool = False  # the picture at the last pointer: the last row and column are zero if they are odd
 
 
 def _write(module: ir.Module, name: str, writer: _Writer) -> None:
@@ -138,7 +138,7 @@ def _write(module: ir.Module, name: str, writer: _Writer) -> None:
     """
     b, pointers, numbers = _function(module, name, writer.pointers, numbers=6)
     start, stop, batch, height, width, channels = numbers
-    n = b.number
+    n, total = b.number, pointers[-1]
     rows, columns = (b.sdiv(size, n(2)) if writer.pools else size for size in (height, width))
     below = b.mul(width, channels)
 
@@ -146,16 +146,17 @@ def _write(module: ir.Module, name: str, writer: _Writer) -> None:
         constants, places = [], []
         if writer.constants:
             which, many = writer.constants
-            constants = [b.vector(pointers[which], b.add(b.mul(channels, n(i)), channel)) for i in range(many)]
-        if writer.sums is not None:
+            lines = [b.add(b.mul(channels, n(i)), channel) for i in range(many)]
+            constants = [b.vector(pointers[which], line) for line in lines]
+        if writer.sums:
             places = [b.add(b.mul(b.add(b.mul(block, n(2)), n(i)), channels), channel) for i in range(2)]
-        sums = [_doubles(b, pointers[writer.sums], place) for place in places]
+        sums = [_doubles(b, total, place) for place in places]
         left = b.add(corner, channel)
         right = b.add(left, channels)
         corners = [left, right, b.add(left, below), b.add(right, below)]
-        sums = writer.pixel(_Cell(b, pointers, constants, sums, b.add(place, channel), corners)) or []
-        for total, to in zip(sums, places, strict=True):
-            _put_doubles(b, total, pointers[writer.sums], to)
+        after = writer.pixel(_Cell(b, pointers, constants, sums, b.add(place, channel), corners)) or ()
+        for value, to in zip(after, places, strict=True):
+            _put_doubles(b, value, total, to)
 
     def row(block: Any, number: Any, y: Any) -> None:
         first = b.mul(b.mul(b.add(b.mul(number, rows), y), columns), channels)
@@ -167,21 +168,22 @@ def _write(module: ir.Module, name: str, writer: _Writer) -> None:
             b.loop(n(0), channels, lambda channel: cell(block, place, corner, channel), step=LANES)
 
         b.loop(n(0), columns, pixel)
-        if writer.fills is not None:
-            zero(b.add(four, b.mul(b.mul(columns, n(2)), channels)), b.add(four, below))
-            zero(b.add(b.add(four, b.mul(b.mul(columns, n(2)), channels)), below), b.add(b.add(four, below), below))
+        if writer.fills:
+            used = b.mul(b.mul(columns, n(2)), channels)
+            for above in (four, b.add(four, below)):
+                zero(b.add(above, used), b.add(above, below))
 
     def zero(first: Any, last: Any) -> None:
-        b.loop(first, last, lambda place: b.put(b.splat(0), pointers[writer.fills], place), step=LANES)
+        b.loop(first, last, lambda place: b.put(b.splat(0), pointers[-1], place), step=LANES)
 
     def picture(block: Any, number: Any) -> None:
         b.loop(n(0), rows, lambda y: row(block, number, y))
-        if writer.fills is not None:
+        if writer.fills:
             first = b.mul(number, height)
             zero(b.mul(b.add(first, b.mul(rows, n(2))), below), b.mul(b.add(first, height), below))
 
     def turned(first: Any, last: Any, i: Any) -> Any:
-        return b.sub(b.sub(b.add(first, last), n(1)), i) if writer.sums is None else i
+        return b.sub(b.sub(b.add(first, last), n(1)), i) if not writer.sums else i
 
     def pictures(i: Any) -> None:
         block = turned(start, stop, i)
@@ -211,7 +213,8 @@ def _write_learn(module: ir.Module, name: str) -> None:
 
     def line(channel: Any) -> None:
         second, third = b.add(channel, channels), b.add(channel, b.mul(channels, b.number(2)))
-        mean, square = (b.fdiv(total, _everywhere(b, many)) for total in _totals(b, sums, blocks, channels, channel))
+        totals = _totals(b, sums, blocks, channels, channel)
+        mean, square = (b.fdiv(total, _everywhere(b, many)) for total in totals)
         variance = b.fsub(square, b.fmul(mean, mean))
         variance = b.select(b.fcmp_ordered("<", variance, _double(0)), _double(0), variance)
         inverse = b.fdiv(_double(1), b.call(root, [b.fadd(variance, eps)]))
