@@ -1,9 +1,9 @@
 """Maximum of 2x2, batch norm and GELU in fp32 on a CPU, in half of the passes over memory that PyTorch makes.
 
 PyTorch runs each of these modules over all of its memory, forward and backward, and that is most of what they cost.
-Here the statistics are summed while the maximum is taken, normalising and GELU
-are one pass, GELU's derivative is kept rather than computed again, and the gradient is written to the pixel that was
-the maximum, and zero to the others, by the pass that finds it.
+Here the statistics are summed while the maximum is taken, normalising and GELU are one pass, GELU's derivative is kept
+rather than computed again, and the gradient is written to the pixel that was the maximum, and zero to the others, by
+the pass that finds it.
 
 The modules stay what they are: `norm_gelu` reads them, and takes their place where it gives what they would.
 """

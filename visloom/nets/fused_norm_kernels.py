@@ -71,7 +71,7 @@ class Kernels(NamedTuple):
     plain_gelu: Kernel  # image, out
     plain_gelu_slope: Kernel  # image, out, slope
     grad_sums: (
-        Kernel  # image, what is taken off, slope, grad, sums of grad * slope and of that times what is left
+        Kernel  # image, what is taken off, slope, grad, sums of grad * slope and of that times the rest
     )
     grad: Kernel  # image, line, slope, grad, out
     pool_grad: Kernel  # pooled, line, slope, grad, which, out
