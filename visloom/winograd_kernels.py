@@ -138,7 +138,7 @@ class Transform:
 
 @cache
 def kernels(method: Method) -> Kernels:
-    """Compile those of a method: about a second, once in a process."""
+    """Compile those of a method: half a second, once in a process."""
     module = ir.Module("winograd")
     apart, bt, g, at = method
     _write_transform(module, "tiles", bt, apart, reads_pixels=True)
@@ -147,13 +147,19 @@ def kernels(method: Method) -> Kernels:
     _write_transform(module, "filters_grad", _turned(g), apart, reads_pixels=False)
     _write_transform(module, "outputs", at, apart, reads_pixels=False)
     _write_transform(module, "outputs_grad", _turned(at), apart, reads_pixels=True)
-    _write_rows(module, "multiply_rows")
-    _write_columns(module, "multiply_columns")
     found = compile_kernels(module)
-    return Kernels(
-        *(Transform(found(name, prototype(pointers=2, numbers=10))) for name in Kernels._fields[:6]),
-        *(found(name, prototype(pointers=3, numbers=10)) for name in Kernels._fields[6:]),
-    )
+    transforms = (Transform(found(name, prototype(pointers=2, numbers=10))) for name in Kernels._fields[:6])
+    return Kernels(*transforms, *_products())
+
+
+@cache
+def _products() -> tuple[Callable[..., None], Callable[..., None]]:
+    """`multiply_rows` and `multiply_columns`, which are the same for every method."""
+    module = ir.Module("products")
+    _write_rows(module, "rows")
+    _write_columns(module, "columns")
+    found, kind = compile_kernels(module), prototype(pointers=3, numbers=10)
+    return found("rows", kind), found("columns", kind)
 
 
 def _turned(matrix: Matrix) -> Matrix:
