@@ -409,7 +409,10 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], extra: Mappin
 
 
 def _writer(number: Tensor) -> Callable[[float], Any]:
-    """What writes a 0-dim tensor: on a CPU straight into its memory, as an operation of PyTorch costs 2 us a step."""
+    """What writes a 0-dim tensor: on a CPU straight into its memory, as an operation of PyTorch costs 2 us a step.
+
+    Autograd does not notice it: a task must not keep a graph over `progress.step` from one step to the next.
+    """
     if number.device.type != "cpu":
         return number.fill_
     memory = number.numpy()

@@ -10,13 +10,15 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 from llvmlite import binding, ir
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 LANES = 8  # floats of a vector; LLVM cuts or joins them where the processor's are of another size
 
@@ -122,15 +124,35 @@ def compile_kernels(module: ir.Module) -> Callable[[str, Any], Callable[..., Non
     return lambda name, prototype: prototype(engine.get_function_address(name))
 
 
+def readable(*tensors: Tensor) -> bool:
+    """Whether kernels may work on the memory of tensors, as far as all but sizes go.
+
+    Not where a tensor is of a class of its own (it may have no memory), where operations are recorded (compilation,
+    tracing, export), or where more than a gradient is asked for (transforms of `torch.func`, forward-mode derivatives).
+    """
+    return (
+        not torch.compiler.is_compiling()  # this first: there nothing else may be asked
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.onnx.is_in_onnx_export()
+        and forward_ad._current_level < 0
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+        and not any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
+    )
+
+
 def in_threads(work: Callable[[int, int], None], count: int) -> None:
     """`work(start, stop)` over the parts of a range, on as many threads as PyTorch computes with."""
-    many = min(torch.get_num_threads(), count)
+    threads = torch.get_num_threads()
+    many = min(threads, count)
     if many <= 1:
         work(0, count)
         return
     cuts = [count * part // many for part in range(many + 1)]
-    others = [_pool(os.getpid(), many).submit(work, *cut) for cut in pairwise(cuts[1:])]
-    work(cuts[0], cuts[1])
+    others = [_pool(os.getpid(), threads).submit(work, *cut) for cut in pairwise(cuts[1:])]
+    try:
+        work(cuts[0], cuts[1])
+    finally:
+        wait(others)  # whatever happens, nobody writes to memory that its owner has given up
     for other in others:
         other.result()
 

@@ -1,9 +1,9 @@
-"""3x3 convolutions in fp32 on a CPU with a quarter of the multiplications: Winograd's minimal filtering F(4x4, 3x3).
+"""3x3 convolutions in fp32 on a CPU with a quarter to a half of the multiplications: Winograd's minimal filtering.
 
-A 6x6 tile of the input and a filter are transformed to where their convolution is a product of 36 numbers each; a tile
-gives 4x4 outputs, which cost 144 products otherwise. Summed over channels these are 36 matrix products. The
-gradients of input and filter are the same steps transposed, so they cost a quarter too. Small maps that 4x4 does not
-fit are cut into tiles of 2x2, 3x3 or 6x6 outputs: 16 products for 36, 25 for 81, 64 for 324.
+Most maps are cut for F(4x4, 3x3): a 6x6 tile of the input and a filter are transformed to where their convolution is a
+product of 36 numbers each; a tile gives 4x4 outputs, which cost 144 products otherwise. Summed over channels these are
+36 matrix products. The gradients of input and filter are the same steps transposed, so they cost as little. Small maps
+that 4x4 does not fit are cut into tiles of 2x2, 3x3 or 6x6 outputs: 16 products for 36, 25 for 81, 64 for 324.
 
 Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), whose matrices B,
 G and A stand in `visloom/winograd_kernels.py` with the code that computes; cuDNN multiplies fp32 the same way.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from visloom.vector import LANES
+from visloom.vector import LANES, readable
 from visloom.winograd_kernels import METHODS, ROWS, Method, kernels
 
 _LEAST_CHANNELS = 24  # below, transforming the tiles costs what the products save
@@ -49,7 +49,7 @@ def uses_winograd(net: nn.Module) -> bool:
 
 
 def takes(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is of the kind that gains: 3x3, dense, stride 1, of many channels, and no subclass."""
+    """Whether a convolution is of the kind that gains: 3x3, dense, stride 1, no subclass, 24 channels or 32, 40 ..."""
     return (
         type(conv) in (nn.Conv2d, WinogradConv2d)
         and conv.kernel_size == (3, 3)
@@ -75,11 +75,7 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def _gains(image: Tensor, weight: Tensor, pad: int) -> bool:
-    if image.ndim != 4 or image.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return False
-    if image.dtype is not torch.float32 or weight.dtype is not torch.float32:
-        return False
-    if torch.compiler.is_compiling():
+    if not readable(image, weight) or not _fit(image, weight) or torch.is_autocast_enabled("cpu"):
         return False
     height, width = image.shape[2:]
     if min(_outputs(height, pad), _outputs(width, pad)) < 1:
@@ -89,6 +85,18 @@ def _gains(image: Tensor, weight: Tensor, pad: int) -> bool:
         return False
     products = cut.tiles * cut.method.places / (9 * _outputs(height, pad) * _outputs(width, pad))
     return _worth(min(weight.shape[:2]), cut.tiles * len(image), products)
+
+
+def _fit(image: Tensor, weight: Tensor) -> bool:
+    """Whether these are what the kernels read: they go by addresses, and see no sizes but those of the image."""
+    return (
+        image.ndim == weight.ndim == 4
+        and image.device.type == weight.device.type == "cpu"
+        and image.dtype is weight.dtype is torch.float32
+        and image.shape[1] == weight.shape[1]
+        and weight.shape[2:] == (3, 3)
+        and weight.shape[0] % LANES == weight.shape[1] % LANES == 0
+    )
 
 
 def _outputs(length: int, pad: int) -> int:
@@ -140,12 +148,18 @@ def winograd(image: Tensor, weight: Tensor, pad: int) -> Tensor:
 
     Args:
         image: (B, C, H, W) float32 on the CPU; quickest in channels-last memory.
-        weight: (O, C, 3, 3) float32.
+        weight: (O, C, 3, 3) float32. O and C are multiples of 8.
         pad: 0 or 1 pixels of zeros around the image.
 
     Returns:
         (B, O, H + 2 * pad - 2, W + 2 * pad - 2) float32, in channels-last memory.
     """
+    if not _fit(image, weight) or min(_outputs(length, pad) for length in image.shape[2:]) < 1:
+        raise ValueError(
+            "winograd convolves float32 pictures (B, C, H, W) on the CPU with filters (O, C, 3, 3), where O and C are "
+            f"multiples of {LANES}, but got {tuple(image.shape)} and {tuple(weight.shape)} of {image.dtype} and "
+            f"{weight.dtype}"
+        )
     out: Tensor = _Winograd.apply(image, weight, pad)
     return out
 
@@ -213,7 +227,7 @@ def _parts(batch: int, channels: int, outputs: int, cut: _Cut) -> Iterator[tuple
     """Parts of a batch, each with the memory for its tiles (places, T, C) and their products (places, T, O)."""
     places, bytes_of_tile = cut.method.places, cut.method.places * 4 * (channels + outputs)
     many = max(1, _CHUNK // (cut.tiles * bytes_of_tile), _LEAST_TILES // cut.tiles)
-    many = -(-batch // -(-batch // many))  # as equal as they can be
+    many = -(-batch // max(1, -(-batch // many))) or 1  # as equal as they can be
     for start in range(0, batch, many):
         stop = min(start + many, batch)
         rows = -(-(stop - start) * cut.tiles // ROWS) * ROWS  # whole blocks: the last ones hold anything
@@ -240,8 +254,7 @@ class _Memory(threading.local):
 
     def floats(self, count: int) -> Tensor:
         if len(self._floats) < count:
-            with torch.inference_mode(False):  # else training could not write there after an evaluation
-                self._floats = self._floats.new_empty(count)
+            self._floats = self._floats.new_empty(count)
         return self._floats[:count]
 
 

@@ -148,8 +148,8 @@ def kernels(method: Method) -> Kernels:
     _write_transform(module, "outputs", at, apart, reads_pixels=False)
     _write_transform(module, "outputs_grad", _turned(at), apart, reads_pixels=True)
     found = compile_kernels(module)
-    transforms = (Transform(found(name, prototype(pointers=2, numbers=10))) for name in Kernels._fields[:6])
-    return Kernels(*transforms, *_products())
+    transforms = [Transform(found(name, prototype(pointers=2, numbers=10))) for name in Kernels._fields[:6]]
+    return Kernels._make((*transforms, *_products()))
 
 
 @cache

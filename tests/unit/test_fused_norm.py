@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from visloom.nets import fused_norm
@@ -339,3 +340,38 @@ def test_autocast_export_and_tracing_go_the_usual_way(monkeypatch: pytest.Monkey
         assert error(traced(image), want) < 1e-5
     targets = {str(node.target) for node in program.graph.nodes}
     assert {"aten.max_pool2d.default", "aten.gelu.default"} <= targets
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_norm_of_other_channels_is_pytorchs_error(training: bool):
+    """The kernels go by addresses: they would write past the running statistics."""
+    image = torch.randn(4, 64, 6, 6).to(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="running_mean"):
+        norm_gelu(image, nn.BatchNorm2d(16).train(training), nn.GELU())
+
+
+@pytest.mark.parametrize("pools", [True, False])
+def test_saved_tensors_may_come_back_in_another_order_of_memory(pools: bool):
+    def gradient() -> torch.Tensor:
+        torch.manual_seed(0)
+        image = torch.randn(4, 16, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
+        out = norm_gelu(image, nn.BatchNorm2d(16), nn.GELU(), nn.MaxPool2d(2) if pools else None)
+        (out * torch.arange(out.numel()).view_as(out)).sum().backward()
+        assert image.grad is not None
+        return image.grad
+
+    usual = gradient()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.contiguous(), lambda tensor: tensor):
+        assert torch.equal(gradient(), usual)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # PyTorch calls it for a tangent
+def test_transforms_of_functions_and_forward_derivatives_go_through_the_modules():
+    image = torch.randn(4, 16, 6, 6).to(memory_format=torch.channels_last)
+    norm, act = nn.BatchNorm2d(16).eval(), nn.GELU()
+    given = torch.func.grad(lambda x: norm_gelu(x, norm, act).square().sum())(image)
+    want = torch.func.grad(lambda x: act(norm(x)).square().sum())(image)
+    assert torch.allclose(given, want, atol=1e-5)
+    with torch.no_grad(), forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(norm_gelu(forward_ad.make_dual(image, image), norm, act)).tangent
+    assert tangent is not None

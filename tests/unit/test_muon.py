@@ -84,6 +84,12 @@ def test_long_matrices_come_to_what_the_rounds_of_the_source_give(
     assert (found - x).abs().max() < tolerance * x.abs().max()
 
 
+@pytest.mark.parametrize("steps", [5, 6, 8, 12])
+def test_many_rounds_of_a_matrix_of_low_rank_stay_small(steps: int) -> None:
+    matrix = make((64, 3)) @ make((3, 576), 1)  # rounding alone decides what becomes of the other directions
+    assert torch.linalg.svdvals(orthogonalize(matrix, steps, torch.float32)).max() < 1.4
+
+
 def test_tall_is_the_transpose_of_wide() -> None:
     matrix = make((24, 6)).double()
     assert torch.allclose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -57,18 +58,20 @@ def test_threads_share_a_range_without_gap_or_overlap(count: int, threads: int):
     assert sorted(done) == list(range(count))
 
 
-def two_threads_fail() -> None:
-    def work(start: int, stop: int) -> None:
-        if start:
-            raise ValueError("the second half")
-
-    in_threads(work, 8)
-
-
-def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("half", [0, 4])
+def test_an_error_in_a_thread_is_raised_when_all_have_ended(half: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    with pytest.raises(ValueError, match="the second half"):
-        two_threads_fail()
+    ended = threading.Event()
+
+    def work(start: int, stop: int) -> None:
+        if start == half:
+            raise ValueError("a half")
+        time.sleep(0.05)
+        ended.set()
+
+    with pytest.raises(ValueError, match="a half"):
+        in_threads(work, 8)
+    assert ended.is_set()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from visloom.memory import place, resolve_winograd
@@ -101,7 +103,7 @@ def test_the_tile_is_the_one_that_fits(side: int, expected: int):
 
 
 def test_memory_that_other_sizes_used_in_between_changes_nothing():
-    """Borders are zero once per size in a row: another size of the same memory must not leave its pixels there."""
+    """Every size works in the same memory, which holds what another one left there."""
 
     def step(side: int) -> list[Tensor]:
         image = random(3, 8, side, side).requires_grad_()
@@ -111,7 +113,7 @@ def test_memory_that_other_sizes_used_in_between_changes_nothing():
 
     first = step(13)
     step(16)
-    winograd(random(2, 30, 9, 9, seed=3), random(5, 30, 3, 3), 0)
+    winograd(random(2, 24, 9, 9, seed=3), random(16, 24, 3, 3), 0)
     for one, other in zip(first, step(13), strict=True):
         assert torch.equal(one, other)
 
@@ -258,3 +260,58 @@ def test_a_task_that_is_placed_answers_about_the_same():
     image = random(8, 3, 32, 32)
     direct, quick = (task.net.eval()(image) for task in tasks)
     assert error(quick, direct) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("image", "weight"),
+    [
+        ((4, 32, 8, 8), (64, 64, 3, 3)),
+        ((4, 64, 8, 8), (60, 64, 3, 3)),
+        ((4, 12, 8, 8), (16, 12, 3, 3)),
+        ((4, 16, 8, 8), (16, 16, 3, 2)),
+        ((4, 16, 2, 8), (16, 16, 3, 3)),
+        ((16, 8, 8), (16, 16, 3, 3)),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(image: tuple[int, ...], weight: tuple[int, ...]):
+    """The kernels go by addresses: they would read and write whatever lies there."""
+    with pytest.raises(ValueError, match="winograd convolves"):
+        winograd(random(*image), random(*weight), 0)
+
+
+def test_a_picture_of_other_channels_is_pytorchs_error_and_a_pruned_filter_goes_the_usual_way():
+    conv = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
+    use_winograd(conv)
+    for channels in (32, 128):
+        with pytest.raises(RuntimeError, match="channels"):
+            conv(random(64, channels, 16, 16))
+    conv[0].weight = nn.Parameter(conv[0].weight[:60].detach())
+    conv[0].bias = nn.Parameter(conv[0].bias[:60].detach())
+    image = random(64, 64, 16, 16)
+    assert torch.equal(conv(image), functional.conv2d(image, conv[0].weight, conv[0].bias, padding=1))
+
+
+def test_no_pictures_have_no_outputs_and_no_gradient():
+    weight = random(8, 8, 3, 3).requires_grad_()
+    out = winograd(random(0, 8, 9, 9), weight, 1)
+    assert out.shape == (0, 8, 9, 9)
+    out.sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # PyTorch calls it for a tangent
+def test_what_has_no_memory_or_asks_for_more_than_a_gradient_goes_the_usual_way():
+    conv = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
+    use_winograd(conv)
+    image = random(64, 64, 16, 16)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert conv(mode.from_tensor(image)).shape == image.shape
+    weights = dict(conv.named_parameters())
+    grads = torch.func.grad(lambda w: torch.func.functional_call(conv, w, image).square().sum())(weights)
+    conv(image).square().sum().backward()
+    assert error(grads["0.weight"], conv[0].weight.grad) < 1e-4
+    with torch.no_grad(), forward_ad.dual_level():
+        moved = conv(forward_ad.make_dual(image, image))
+        tangent = forward_ad.unpack_dual(moved).tangent
+    assert error(tangent, functional.conv2d(image, conv[0].weight, padding=1)) < 1e-4

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.module import _has_any_global_hook
 
 from visloom.nets.fused_norm_kernels import PICTURES, kernels
-from visloom.vector import LANES
+from visloom.vector import LANES, readable
 
 
 def norm_gelu(image: Tensor, norm: nn.Module, act: nn.Module, pool: nn.Module | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def norm_gelu(image: Tensor, norm: nn.Module, act: nn.Module, pool: nn.Module | 
     Returns:
         (B, C, H, W), or (B, C, H // 2, W // 2) of a pool; in channels-last memory if the image is.
     """
-    if _fits(image, act) and _fits_norm(norm) and (pool is None or _fits_pool(pool, image)):
+    if _fits(image, act) and _fits_norm(norm, image.shape[1]) and (pool is None or _fits_pool(pool, image)):
         asks = _asks_for_gradient(image, norm.weight, norm.bias)
         if not norm.training and not asks:
             return _evaluated(image, norm, pool is not None)
@@ -69,11 +69,8 @@ def gelu(image: Tensor, act: nn.Module) -> Tensor:
 
 def _fits(image: Tensor, act: nn.Module) -> bool:
     return (
-        not torch.compiler.is_compiling()  # these first: there a size is no number
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not torch.onnx.is_in_onnx_export()
+        readable(image)  # this first: where it says no, a size may be no number
         and not torch.is_autocast_enabled("cpu")
-        and type(image) is Tensor
         and image.ndim == 4
         and image.device.type == "cpu"
         and image.dtype is torch.float32
@@ -86,14 +83,18 @@ def _fits(image: Tensor, act: nn.Module) -> bool:
     )
 
 
-def _fits_norm(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+def _fits_norm(norm: nn.Module, channels: int) -> TypeGuard[nn.BatchNorm2d]:
     return (
         type(norm) is nn.BatchNorm2d
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
         and all(
-            tensor.dtype is torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
+            readable(tensor)
+            and tensor.shape == (channels,)
+            and tensor.dtype is torch.float32
+            and tensor.device.type == "cpu"
+            and tensor.is_contiguous()
             for tensor in (norm.weight, norm.bias, *_running(norm))
         )
         and not _is_watched(norm)
@@ -194,6 +195,10 @@ def _halved(image: Tensor, dtype: torch.dtype) -> Tensor:
     return _empty(batch, channels, height // 2, width // 2, dtype=dtype)
 
 
+def _in_order(image: Tensor) -> Tensor:
+    return image.detach().contiguous(memory_format=torch.channels_last)
+
+
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
 
@@ -219,7 +224,8 @@ class _NormGelu(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         value, which, slope, statistics, weight = ctx.saved_tensors
-        code, value, grad = kernels(), value.detach(), grad.contiguous(memory_format=torch.channels_last)
+        # they come back in their order of memory, but for hooks on saved tensors that pack them anew
+        code, value, grad, slope = kernels(), *(_in_order(tensor) for tensor in (value, grad, slope))
         channels, sums = value.shape[1], _sums_of_blocks(value)
         means = statistics[0].float()
         code.grad_sums(value.shape, value, means, slope, grad, sums)
@@ -234,7 +240,7 @@ class _NormGelu(torch.autograd.Function):
             if which is None:
                 code.grad(value.shape, value, line, slope, grad, image_grad)
             else:
-                code.pool_grad(ctx.shape, value, line, slope, grad, which, image_grad)
+                code.pool_grad(ctx.shape, value, line, slope, grad, _in_order(which), image_grad)
         return (
             image_grad,
             of_weight if ctx.needs_input_grad[1] else None,
