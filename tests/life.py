@@ -261,7 +261,7 @@ MUTANTS: dict[str, tuple[str, Any]] = {
         "tests.life.Mixing.collate",
         lambda self, samples, key: _mixed(self, samples, os.getpid()),
     ),
-    "dropout of the process": ("visloom.engine.count", lambda seed, step: os.getpid() + step),
+    "dropout of the process": ("visloom.keys.Counted.__getitem__", lambda self, number: os.getpid() + number),
     "the best one is not named again": ("visloom.launch.Launch.name_best", lambda self: None),
     "the log is not cut": ("visloom.logfiles.Lines.cut", lambda self, offset: None),
 }
@@ -283,7 +283,9 @@ def live(out: Path, name: str, workers: int = 0, fault: str = "", mutant: str = 
     if mutant:
         place, instead = MUTANTS[mutant]
         owner, _, attribute = place.rpartition(".")
-        setattr(pkgutil.resolve_name(owner), attribute, instead)
+        found = pkgutil.resolve_name(owner)
+        getattr(found, attribute)  # what is not there any more breaks nothing
+        setattr(found, attribute, instead)
     faults.arm(fault or os.environ.get("VISLOOM_FAULT", ""))
     rank = os.environ.get("RANK", "")
     try:

@@ -482,4 +482,47 @@ MUTANTS = (
         "for line in message.splitlines():",
         ("tests/unit/test_cli.py::test_messages_cannot_reach_into_the_terminal",),
     ),
+    # ---------------------------------------------------------------------------------------------- vector code
+    Mutant(
+        "pictures of other channels reach the kernels",
+        "visloom/winograd.py",
+        "and image.shape[1] == weight.shape[1]",
+        "and image.shape[1] <= weight.shape[1]",
+        ("tests/unit/test_winograd.py::test_sizes_that_do_not_fit_are_refused",),
+    ),
+    Mutant(
+        "a norm of other channels reaches the kernels",
+        "visloom/nets/fused_norm.py",
+        "and tensor.shape == (channels,)",
+        "and tensor.ndim == 1",
+        ("tests/unit/test_fused_norm.py::test_a_norm_of_other_channels_is_pytorchs_error",),
+    ),
+    Mutant(
+        "threads leave out a part",
+        "visloom/vector.py",
+        "for cut in pairwise(cuts[1:])]",
+        "for cut in pairwise(cuts[2:])]",
+        ("tests/unit/test_vector.py::test_threads_share_a_range_without_gap_or_overlap",),
+    ),
+    Mutant(
+        "an error leaves threads at work",
+        "visloom/vector.py",
+        "wait(others)  #",
+        "len(others)  #",
+        ("tests/unit/test_vector.py::test_an_error_in_a_thread_is_raised_when_all_have_ended",),
+    ),
+    Mutant(
+        "a matrix is multiplied the short way for many rounds",
+        "visloom/muon.py",
+        "and steps <= _FEW and",
+        "and steps <= 99 and",
+        ("tests/unit/test_muon.py::test_many_rounds_of_a_matrix_of_low_rank_stay_small",),
+    ),
+    Mutant(
+        "keys begin a block one step too late",
+        "visloom/keys.py",
+        "numbers = np.arange(256, dtype=np.uint64) + np.uint64(number)",
+        "numbers = np.arange(256, dtype=np.uint64) + np.uint64(number + 1)",
+        ("tests/property/test_streams.py::test_keys_counted_in_blocks_are_those_counted_one_by_one",),
+    ),
 )
