@@ -409,7 +409,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], extra: Mappin
 
 
 def _writer(number: Tensor) -> Callable[[float], Any]:
-    """What writes a 0-dim tensor: on a CPU straight into its memory, as an operation of PyTorch costs 2 us a step.
+    """What writes a 0-dim tensor: on a CPU straight into its memory, without an operation of PyTorch.
 
     Autograd does not notice it: a task must not keep a graph over `progress.step` from one step to the next.
     """
@@ -442,7 +442,7 @@ def _added(a: Losses, b: Losses) -> Losses:
 def _detached(values: Mapping[str, Tensor], micro: int) -> dict[str, Tensor]:
     """The values without their graphs, averaged over micro-batches."""
     if micro == 1:
-        return {name: value.detach() for name, value in values.items()} if values else {}
+        return {name: value.detach() for name, value in values.items()}
     return {name: value.detach() / micro for name, value in values.items()}
 
 

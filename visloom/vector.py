@@ -98,10 +98,24 @@ class Builder(ir.IRBuilder):  # type: ignore[misc]
                 total = self.fadd(total, vector)
             elif factor == -1:
                 total = self.fsub(total, vector)
-            else:  # "contract": multiplied and added in one instruction where there is one
-                product = self.fmul(self.splat(factor), vector, flags=("contract",))
-                total = self.fadd(total, product, flags=("contract",))
+            else:
+                total = self.times_plus(self.splat(factor), vector, total)
         return total
+
+    def times_plus(self, x: Any, y: Any, z: Any) -> Any:
+        """x * y + z, in one instruction where there is one ("contract" allows it)."""
+        return self.fadd(self.fmul(x, y, flags=("contract",)), z, flags=("contract",))
+
+
+def begin(module: ir.Module, name: str, pointers: int, numbers: int) -> tuple[Builder, list[Any], list[Any]]:
+    """Begin a function as `prototype` describes it: its builder, its pointers to floats, its 64-bit integers."""
+    kind = ir.FunctionType(ir.VoidType(), [*[POINTER] * pointers, *[INT] * numbers])
+    function = ir.Function(module, kind, name)
+    return (
+        Builder(function.append_basic_block()),
+        list(function.args[:pointers]),
+        list(function.args[pointers:]),
+    )
 
 
 def compile_kernels(module: ir.Module) -> Callable[[str, Any], Callable[..., None]]:
@@ -112,7 +126,7 @@ def compile_kernels(module: ir.Module) -> Callable[[str, Any], Callable[..., Non
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     # A kernel is written as it shall run, so LLVM only turns it into instructions: its passes over the code before that
-    # doubled the time and made nothing quicker.
+    # would take longer than all the rest, and a training step gained nothing by them.
     target = binding.Target.from_default_triple().create_target_machine(
         cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=2
     )

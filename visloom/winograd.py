@@ -26,6 +26,7 @@ from visloom.winograd_kernels import METHODS, ROWS, Method, kernels
 _LEAST_CHANNELS = 24  # below, transforming the tiles costs what the products save
 _CHUNK = 3_000_000  # bytes of tiles and products at a time: what is between two steps stays in the cache
 _LEAST_TILES = 64  # at a time all the same: the filters are read for each
+_HEAVY = 1.45  # what a product of F(6x6) counts for: its transforms cost more (`benchmarks/winograd.py`)
 _MOST = 64_000_000  # bytes of tiles of one picture
 
 
@@ -108,7 +109,6 @@ class _Cut(NamedTuple):
     """How a picture is cut into tiles."""
 
     method: Method
-    pad: int  # how far outside the picture the first one begins
     rows: int
     columns: int
 
@@ -125,15 +125,16 @@ class _Cut(NamedTuple):
 def _cut(height: int, width: int, pad: int) -> _Cut:
     """The quickest way: about the one with the fewest products, but transforms of 8x8 tiles cost more than others."""
     sides = (_outputs(height, pad), _outputs(width, pad))
-    ways = (_Cut(method, pad, *(-(-side // method.side) for side in sides)) for method in METHODS)
-    return min(ways, key=lambda cut: cut.tiles * cut.method.places * (1.45 if cut.method.side == 6 else 1.0))
+    ways = (_Cut(method, *(-(-side // method.side) for side in sides)) for method in METHODS)
+    return min(
+        ways, key=lambda cut: cut.tiles * cut.method.places * (_HEAVY if cut.method.side == 6 else 1.0)
+    )
 
 
 def _worth(channels: int, tiles: int, products: float) -> bool:
     """Whether products saved are worth the transforms of tiles and filters.
 
-    Measured forward and backward against oneDNN, in NHWC and NCHW, on a core with AVX2: 1.0 to 1.7 times from here
-    on, 2 to 4 times with many channels and tiles.
+    Found with `benchmarks/winograd.py`, forward and backward against oneDNN in NHWC and NCHW on a core with AVX2.
 
     Args:
         channels: the lesser of the two numbers.

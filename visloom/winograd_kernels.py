@@ -7,7 +7,7 @@ and not written.
 
 Transforms wait for memory: eight channels of a tile are read, transformed in registers, and written once. Products are
 summed in blocks of 6 x 16 that fill the registers of AVX2; PyTorch's matrix products (MKL) copy their arguments first,
-which costs a third with so few channels (`benchmarks/convolutions.py`).
+which shows with so few channels (`benchmarks/winograd.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from torch import Tensor
 
-from visloom.vector import FLOAT, INT, LANES, POINTER, Builder, compile_kernels, in_threads, prototype
+from visloom.vector import FLOAT, LANES, POINTER, Builder, begin, compile_kernels, in_threads, prototype
 
 ROWS = 6  # of a block of a product
 _WIDE = 16  # columns of one: with two vectors and a number of what is multiplied, it takes 15 registers
@@ -186,11 +186,10 @@ def _write_transform(
     """
     after, before = len(matrix), len(matrix[0])
     side = before if reads_pixels else after
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *[INT] * 10]), name)
-    image, planes, start, stop, height, width, channels, rows, columns, pad, stride, row = function.args
+    b, (image, planes), numbers = begin(module, name, pointers=2, numbers=10)
+    start, stop, height, width, channels, rows, columns, pad, stride, row = numbers
     for pointer in (image, planes):
         pointer.add_attribute("noalias")
-    b = Builder(function.append_basic_block())
     outside = b.alloca(FLOAT, channels)  # the pixel that stands for all outside the image
     corners = b.alloca(POINTER, side * side)  # where the pixels of a square lie
     lines = b.sdiv(channels, b.number(LANES))
@@ -263,10 +262,9 @@ def _write_transform(
 
 def _write_rows(module: ir.Module, name: str) -> None:
     """Write the code of `Kernels.multiply`: rows of A by panels of B, in blocks of 6 x 16 that stay in registers."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, *[INT] * 10]), name)
-    a, b, out, start, stop, rows, inner, outer, a_row, out_row, a_plane, b_plane, out_plane = function.args
+    code, (a, b, out), numbers = begin(module, name, pointers=3, numbers=10)
+    start, stop, rows, inner, outer, a_row, out_row, a_plane, b_plane, out_plane = numbers
     out.add_attribute("noalias")
-    code = Builder(function.append_basic_block())
     n = code.number
 
     def block(first: Any, panel: Any, to: Any, vectors: int) -> None:
@@ -310,10 +308,9 @@ def _write_rows(module: ir.Module, name: str) -> None:
 
 def _write_columns(module: ir.Module, name: str) -> None:
     """Write the code of `Kernels.add_products`: columns of A by columns of B, in blocks of 6 x 16."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, *[INT] * 10]), name)
-    a, b, out, start, stop, rows, outer, width, a_row, b_row, a_plane, b_plane, out_plane = function.args
+    code, (a, b, out), numbers = begin(module, name, pointers=3, numbers=10)
+    start, stop, rows, outer, width, a_row, b_row, a_plane, b_plane, out_plane = numbers
     out.add_attribute("noalias")
-    code = Builder(function.append_basic_block())
     n = code.number
 
     def block(k: Any, rows: tuple[Any, Any], down: Any, across: Any, high: int, vectors: int) -> None:
@@ -346,9 +343,7 @@ def _write_columns(module: ir.Module, name: str) -> None:
         code.loop(n(0), whole, lambda across: column(k, some, across, 2), step=_WIDE)
         code.loop(whole, width, lambda across: column(k, some, across, 1), step=LANES)
 
-    code.loop(
-        start, stop, lambda k: code.loop(n(0), rows, lambda first: some_rows(k, first), step=_DEEP) and None
-    )
+    code.loop(start, stop, lambda k: code.loop(n(0), rows, lambda first: some_rows(k, first), step=_DEEP))
     code.ret_void()
 
 
@@ -357,7 +352,4 @@ def _outer_product(
 ) -> list[Any]:
     """Sums, each with the product of a number of `left` and a vector of `right` added."""
     pairs = [(x, y) for x in left for y in right]
-    return [
-        code.fadd(total, code.fmul(x, y, flags=("contract",)), flags=("contract",))
-        for total, (x, y) in zip(sums, pairs, strict=True)
-    ]
+    return [code.times_plus(x, y, total) for total, (x, y) in zip(sums, pairs, strict=True)]

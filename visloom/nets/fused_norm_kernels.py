@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from torch import Tensor
 
-from visloom.vector import INT, LANES, POINTER, VECTOR, Builder, compile_kernels, in_threads, prototype
+from visloom.vector import LANES, VECTOR, Builder, begin, compile_kernels, in_threads, prototype
 
 PICTURES = 8  # of a block
 
@@ -136,7 +136,7 @@ def _write(module: ir.Module, name: str, writer: _Writer) -> None:
     Sums go forwards through the pictures, all else backwards: it begins with what the sums left in the cache, and
     leaves there what the next one begins with.
     """
-    b, pointers, numbers = _function(module, name, writer.pointers, numbers=6)
+    b, pointers, numbers = begin(module, name, writer.pointers, numbers=6)
     start, stop, batch, height, width, channels = numbers
     n, total = b.number, pointers[-1]
     rows, columns = (b.sdiv(size, n(2)) if writer.pools else size for size in (height, width))
@@ -205,7 +205,7 @@ def _write_learn(module: ir.Module, name: str) -> None:
     Its arguments: sums, settings (eps and momentum), weight, bias, running mean, running variance, statistics (2, C)
     float64 of mean and 1 / deviation, norm; how many blocks, channels, and values of a channel.
     """
-    b, pointers, (blocks, channels, count) = _function(module, name, pointers=8, numbers=3)
+    b, pointers, (blocks, channels, count) = begin(module, name, pointers=8, numbers=3)
     sums, settings, weight, bias, running_mean, running_variance, statistics, norm = pointers
     eps, momentum = (_everywhere(b, b.load(b.gep(_of_doubles(b, settings), [b.number(i)]))) for i in range(2))
     many = b.sitofp(count, ir.DoubleType())
@@ -246,7 +246,7 @@ def _write_turn(module: ir.Module, name: str) -> None:
     Its arguments: sums, statistics, weight, line, gradients of weight and bias; how many blocks, channels, and values
     of a channel.
     """
-    b, pointers, (blocks, channels, count) = _function(module, name, pointers=6, numbers=3)
+    b, pointers, (blocks, channels, count) = begin(module, name, pointers=6, numbers=3)
     sums, statistics, weight, line, of_weight, of_bias = pointers
     many = _everywhere(b, b.sitofp(count, ir.DoubleType()))
 
@@ -267,15 +267,6 @@ def _write_turn(module: ir.Module, name: str) -> None:
 
     b.loop(b.number(0), channels, channel_line, step=LANES)
     b.ret_void()
-
-
-def _function(
-    module: ir.Module, name: str, pointers: int, numbers: int
-) -> tuple[Builder, Sequence[Any], Sequence[Any]]:
-    """Its builder, its pointers, its numbers."""
-    kind = ir.FunctionType(ir.VoidType(), [*[POINTER] * pointers, *[INT] * numbers])
-    function = ir.Function(module, kind, name)
-    return Builder(function.append_basic_block()), function.args[:pointers], function.args[pointers:]
 
 
 def _totals(b: Builder, sums: Any, blocks: Any, channels: Any, channel: Any) -> list[Any]:
@@ -382,20 +373,20 @@ def _image_grad(cell: _Cell) -> Any:
     b, (image, _, slope, grad, *_) = cell.b, cell.pointers
     mean, of_left, of_grad, rest = cell.constants
     value, slope, grad = (b.vector(pointer, cell.place) for pointer in (image, slope, grad))
-    rest = _times_plus(b, of_left, b.fsub(value, mean), rest)
-    return _times_plus(b, of_grad, b.fmul(grad, slope), rest)
+    rest = b.times_plus(of_left, b.fsub(value, mean), rest)
+    return b.times_plus(of_grad, b.fmul(grad, slope), rest)
 
 
 def _normalised(cell: _Cell, value: Any) -> Any:
     mean, scale, shift = cell.constants
-    return _times_plus(cell.b, cell.b.fsub(value, mean), scale, shift)
+    return cell.b.times_plus(cell.b.fsub(value, mean), scale, shift)
 
 
 def _added(cell: _Cell, value: Any, factor: Any) -> list[Any]:
     """Add values to the first sums, their products with others to the second: these are exact in float64."""
     b = cell.b
     value, factor = (b.fpext(vector, _DOUBLES) for vector in (value, factor))
-    return [b.fadd(cell.sums[0], value), _times_plus(b, value, factor, cell.sums[1])]
+    return [b.fadd(cell.sums[0], value), b.times_plus(value, factor, cell.sums[1])]
 
 
 def _maximum(cell: _Cell) -> tuple[Any, Any]:
@@ -413,11 +404,11 @@ def _gelu_and_slope(b: Builder, z: Any) -> tuple[Any, Any]:
     """z * Phi(z), of the normal distribution's Phi, and its derivative Phi(z) + z * phi(z). NaN stays NaN."""
     size = b.bitcast(b.and_(b.bitcast(z, _INTS), ir.Constant(_INTS, [0x7FFFFFFF] * LANES)), z.type)
     bell = _bell(b, z)
-    t = b.fdiv(b.splat(1), _times_plus(b, size, b.splat(_RATE), b.splat(1)))
+    t = b.fdiv(b.splat(1), b.times_plus(size, b.splat(_RATE), b.splat(1)))
     below = b.fmul(b.fmul(_polynomial(b, t, _TAIL), t), bell)  # Phi(-|z|)
     negative = b.icmp_signed("<", b.bitcast(z, _INTS), ir.Constant(_INTS, [0] * LANES))
     phi = b.select(negative, below, b.fsub(b.splat(1), below))
-    return b.fmul(z, phi), _times_plus(b, b.fmul(z, b.splat(_DENSITY_AT_0)), bell, phi)
+    return b.fmul(z, phi), b.times_plus(b.fmul(z, b.splat(_DENSITY_AT_0)), bell, phi)
 
 
 def _bell(b: Builder, z: Any) -> Any:
@@ -433,18 +424,13 @@ def _bell(b: Builder, z: Any) -> Any:
 def _polynomial(b: Builder, x: Any, coefficients: Sequence[float]) -> Any:
     """The lowest power's coefficient first; Horner's scheme in the square, so that half as much waits for the rest."""
     pairs = [
-        _times_plus(b, b.splat(pair[1]), x, b.splat(pair[0])) if len(pair) == 2 else b.splat(pair[0])
+        b.times_plus(b.splat(pair[1]), x, b.splat(pair[0])) if len(pair) == 2 else b.splat(pair[0])
         for pair in (coefficients[i : i + 2] for i in range(0, len(coefficients), 2))
     ]
     total, square = pairs.pop(), b.fmul(x, x)
     for pair in reversed(pairs):
-        total = _times_plus(b, total, square, pair)
+        total = b.times_plus(total, square, pair)
     return total
-
-
-def _times_plus(b: Builder, x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, in one instruction where there is one."""
-    return b.fadd(b.fmul(x, y, flags=("contract",)), z, flags=("contract",))
 
 
 def _bytes_at(b: Builder, pointer: Any, count: Any) -> Any:
