@@ -27,6 +27,7 @@ Warn = Callable[[str], None]
 """Tells the user one sentence."""
 
 _SPELLING = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _NUMBERS = ("values", "lr")  # maps of a row whose entries are numbers, whatever their spelling
 
 
@@ -36,7 +37,13 @@ def encode(row: Mapping[str, Any]) -> str:
     Floats keep all their digits. JSON has no word for the non-finite ones: they are written as the strings
     "NaN", "Infinity" and "-Infinity", which `float` reads in Python and `Number` in JavaScript.
     """
-    return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
+    try:
+        line = _STRICT.encode(row)
+        if not line.isascii():
+            line.encode("utf-8")  # a lone surrogate cannot be
+    except (TypeError, ValueError):
+        line = _STRICT.encode(_plain(row))
+    return line
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -407,6 +408,20 @@ def test_every_float_survives_the_file(tmp_path_factory, values):
         k: v.hex() for k, v in values.items() if v == v
     }
     assert {k for k, v in found.items() if v != v} == {k for k, v in values.items() if v != v}
+
+
+def test_a_row_that_json_has_no_words_for_is_written_all_the_same():
+    name = os.fsdecode(b"caf\xe9.png")  # a file name that is not UTF-8
+    row = {"name": name, "other": "caf\u00e9", "maps": MappingProxyType({"a": (1, math.inf)}), "step": 3}
+    found = encode(row).encode("utf-8")
+    assert json.loads(found) == {
+        "name": "caf\\udce9.png",
+        "other": "caf\u00e9",
+        "maps": {"a": [1, "Infinity"]},
+        "step": 3,
+    }
+    assert json.loads(encode({"name": name}).encode("utf-8")) == {"name": "caf\\udce9.png"}
+    assert encode({"other": "caf\u00e9", "step": 3}) == '{"other": "caf\u00e9", "step": 3}'
 
 
 def test_non_finite_values_are_strict_json(tmp_path):
