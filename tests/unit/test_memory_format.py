@@ -11,7 +11,7 @@ from torch import nn
 
 from visloom import memory
 from visloom.config import change, dump
-from visloom.memory import like_weights, memory_format, resolve_channels_last
+from visloom.memory import like_weights, memory_format, resolve_channels_last, standardised
 from visloom.run import How
 from visloom.tasks.classify.nets import Normalise
 from visloom.tasks.segment import Segment, SegmentBatch
@@ -126,3 +126,18 @@ def test_compiled_code_brings_pictures_into_the_format_too(order: torch.memory_f
 
     found = torch.compile(seen, backend="eager", fullgraph=True)(torch.randn(2, 5, 6, 3))
     assert found.is_contiguous(memory_format=order)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 1), (3, 4, 6, 4), (0, 4, 6, 3)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
+def test_standardised_pictures_are_scaled_and_shifted_per_channel(shape, dtype):
+    draws = torch.Generator().manual_seed(3)
+    image = torch.randint(0, 256, shape, generator=draws).to(dtype)
+    scale, shift = torch.rand(2, shape[3], generator=draws)
+    found = standardised(image, scale, shift)
+    wanted = image.double() * scale.double() + shift.double()  # (B, H, W, C)
+    assert found.dtype is torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.permute(0, 2, 3, 1).double(), wanted, rtol=1e-6, atol=1e-5)
+    as_maps = standardised(image.flip(2), scale.reshape(1, -1, 1, 1), shift.reshape(1, -1, 1, 1))
+    torch.testing.assert_close(as_maps.flip(3), found, rtol=0, atol=0)

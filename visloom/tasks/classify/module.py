@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from visloom.dist import normaliser
 from visloom.errors import ConfigError, ContractError
-from visloom.memory import like_weights
+from visloom.memory import like_weights, standardised
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.classify.batch import ClassifyBatch, mix_images, mix_labels
@@ -42,12 +42,8 @@ class ClassifyModule(TaskModule):
         std = torch.tensor(values.std, dtype=torch.float64)
         mean = torch.tensor(values.mean, dtype=torch.float64)
         # (pixel - mean) / std as one multiplication and addition
-        self.register_buffer(
-            "scale", (1.0 / std).float()[None, :, None, None], persistent=False
-        )  # (1, C, 1, 1)
-        self.register_buffer(
-            "shift", (-mean / std).float()[None, :, None, None], persistent=False
-        )  # (1, C, 1, 1)
+        self.register_buffer("scale", (1.0 / std).float(), persistent=False)  # (C,)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)  # (C,)
         weights = torch.tensor(spec.known_weights) if spec.known_weights else None  # (K,)
         self.register_buffer("class_weights", weights, persistent=False)
         # A weighted mean does not change with the scale of the weights. With 1 as the least, no batch counts less
@@ -86,8 +82,7 @@ class ClassifyModule(TaskModule):
             image = image.flip(3)
         if mixed and batch.mix is not None:
             image = mix_images(image, batch.mix)
-        # A view, so NHWC memory stays as it is and becomes torch's channels-last.
-        return like_weights(torch.addcmul(self.shift, image.permute(0, 3, 1, 2), self.scale), self.net)
+        return like_weights(standardised(image, self.scale, self.shift), self.net)
 
     def _grown(self, image: Tensor, batch: ClassifyBatch) -> Tensor:
         """The images at the side that `grow` gives this point of the run: (B, C, h, w)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visloom.dist import normaliser
-from visloom.memory import like_weights
+from visloom.memory import like_weights, standardised
 from visloom.module import TaskModule
 from visloom.nets.detection.rcnn import Seen
 from visloom.nets.detection.roi import Found
@@ -39,8 +39,8 @@ class DetectModule(TaskModule):
         values = spec.normalisation()
         std = torch.tensor(values.std, dtype=torch.float64)
         mean = torch.tensor(values.mean, dtype=torch.float64)
-        self.register_buffer("scale", (1.0 / std).float()[None, :, None, None], persistent=False)
-        self.register_buffer("shift", (-mean / std).float()[None, :, None, None], persistent=False)
+        self.register_buffer("scale", (1.0 / std).float(), persistent=False)  # (C,)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)  # (C,)
 
     def forward(self, batch: Batch) -> Losses:
         """Losses by name: "objectness", "rpn_box", "classes", "boxes", and those of further branches."""
@@ -82,10 +82,8 @@ class DetectModule(TaskModule):
 
     def images(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Normalised pictures (B, C, H, W) from stored ones (B, H, W, C), 0 in the padding."""
-        seen = image.permute(0, 3, 1, 2)
-        if self.bgr:
-            seen = seen.flip(1)
-        seen = like_weights(torch.addcmul(self.shift, seen, self.scale), self.net)
+        seen = image.flip(3) if self.bgr else image
+        seen = like_weights(standardised(seen, self.scale, self.shift), self.net)
         for row, (height, width) in enumerate(sizes):
             if height < seen.shape[2]:
                 seen[row, :, height:] = 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visloom.dist import normaliser
-from visloom.memory import like_weights
+from visloom.memory import like_weights, standardised
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.fusion3d.batch import FusionBatch
@@ -108,8 +108,8 @@ class FusionModule(TaskModule):
                 nn.init.constant_(cast(Tensor, depth.bias), -math.log(20.0))
         values = spec.normalisation()
         std, mean = torch.tensor(values.std), torch.tensor(values.mean)
-        self.register_buffer("scale", (1 / std)[:, None, None], persistent=False)  # (3, 1, 1)
-        self.register_buffer("shift", (-mean / std)[:, None, None], persistent=False)
+        self.register_buffer("scale", 1 / std, persistent=False)  # (C,)
+        self.register_buffer("shift", -mean / std, persistent=False)  # (C,)
         self.register_buffer("groups", torch.tensor(spec.allowed()), persistent=False)  # (C, A) bool
 
     # ---- what the engine calls
@@ -155,7 +155,7 @@ class FusionModule(TaskModule):
 
     def features(self, batch: FusionBatch) -> Tensor:
         """Features of the pictures: (B, channels, H / 4, W / 4)."""
-        image = torch.addcmul(self.shift, batch.image.permute(0, 3, 1, 2), self.scale)
+        image = standardised(batch.image, self.scale, self.shift)
         return cast(Tensor, self.trunk(like_weights(image, self.trunk)))
 
     def first(self, features: Tensor) -> Heads:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visloom.errors import ContractError
-from visloom.memory import like_weights
+from visloom.memory import like_weights, standardised
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.parse.batch import ParseBatch
@@ -46,10 +46,8 @@ class ParseModule(TaskModule):
         std = torch.tensor(values.std, dtype=torch.float64)
         mean = torch.tensor(values.mean, dtype=torch.float64)
         # (pixel - mean) / std as one multiplication and addition
-        self.register_buffer(
-            "scale", (1 / std).float()[None, :, None, None], persistent=False
-        )  # (1, C, 1, 1)
-        self.register_buffer("shift", (-mean / std).float()[None, :, None, None], persistent=False)
+        self.register_buffer("scale", (1 / std).float(), persistent=False)  # (C,)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)  # (C,)
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of the heads that `batch.heads` names, weighted; logs: the accuracy of each, NAME_accuracy."""
@@ -97,7 +95,7 @@ class ParseModule(TaskModule):
     def images(self, image: Tensor) -> Tensor:
         """Normalise: (B, H, W, C) integers -> (B, C, H, W) float32 in the network's memory format."""
         turned = image.flip(-1) if self.turned else image
-        return like_weights(torch.addcmul(self.shift, turned.permute(0, 3, 1, 2), self.scale), self.net)
+        return like_weights(standardised(turned, self.scale, self.shift), self.net)
 
     def _working(self, image: Tensor, heads: Sequence[str], factor: float = 1.0) -> Tensor:
         """Pictures at the size that the task looks at."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visloom.errors import ConfigError, ContractError
-from visloom.memory import like_weights
+from visloom.memory import like_weights, standardised
 from visloom.module import TaskModule
 from visloom.task import Losses
 from visloom.tasks.segment import views
@@ -49,10 +49,8 @@ class SegmentModule(TaskModule):
         std = torch.tensor(values.std, dtype=torch.float64)
         mean = torch.tensor(values.mean, dtype=torch.float64)
         # (pixel - mean) / std as one multiplication and addition
-        self.register_buffer(
-            "scale", (1.0 / std).float()[None, :, None, None], persistent=False
-        )  # (1, C, 1, 1)
-        self.register_buffer("shift", (-mean / std).float()[None, :, None, None], persistent=False)
+        self.register_buffer("scale", (1.0 / std).float(), persistent=False)  # (C,)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)  # (C,)
         weights, counted = spec.class_weights()
         given = None if weights is None else torch.tensor(weights)
         self.register_buffer("class_weight", given, persistent=counted)  # (K,)
@@ -91,8 +89,7 @@ class SegmentModule(TaskModule):
 
     def images(self, image: Tensor) -> Tensor:
         """Normalise: (B, H, W, C) integers -> (B, C, H, W) float32 in the memory format of the network."""
-        # a view, so NHWC memory stays as it is and becomes torch's channels-last
-        return like_weights(torch.addcmul(self.shift, image.permute(0, 3, 1, 2), self.scale), self.net)
+        return like_weights(standardised(image, self.scale, self.shift), self.net)
 
     def _cut(self, batch: SegmentBatch, rows: Sequence[int], size: tuple[int, int]) -> Tensor:
         """Normalised pictures of some rows, which have one size, without their padding: (b, C, h, w)."""
