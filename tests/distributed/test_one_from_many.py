@@ -155,7 +155,7 @@ def exchanged(accumulate: int) -> dict[str, int]:
     steps = engine.steps()
     next(steps)
     next(steps)  # DDP has rebuilt its buckets
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
         next(steps)
     return {e.key: e.count for e in profile.key_averages() if e.key.startswith("gloo:")}
 
