@@ -6,6 +6,7 @@ layers(run)            every layer: output shape, parameters, operations, for th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
@@ -94,8 +95,8 @@ def header(ref: str) -> str:
 class Layer:
     """One module. shape: of its output for a batch of one.  own: parameters that it owns itself.
 
-    flops: of a forward pass of one sample: multiplications and additions, counted apart, of convolutions,
-        matrix products and attention.
+    flops: of the answer to one sample, with all of its views: multiplications and additions, counted apart, of
+        convolutions, matrix products and attention.
     """
 
     name: str
@@ -134,6 +135,9 @@ def layers(run: Run) -> Network:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in task.named_modules():
         module.register_forward_hook(_noting(shapes, name))
+    calls: Counter[str] = Counter()
+    for name, child in task.named_children():
+        child.register_forward_hook(_counting(calls, name))
     counter = FlopCounterMode(display=False)
     asked = _asking(task)  # the counter names layers by the module that is called
     with torch.no_grad(), counter:
@@ -145,6 +149,9 @@ def layers(run: Run) -> Network:
         if name and (own or not any(True for _ in module.children())):
             flops = counts.get(f"{type(asked).__name__}.task.{name}", 0)
             found.append(Layer(name, type(module).__name__, shapes.get(name), own, flops))
+    passes = max(calls.values(), default=1)
+    if passes > 1:
+        notes.append(f"an answer takes {passes} passes of the network, one a view: MFLOP are those of all")
     every = list(task.parameters())
     frozen = sum(p.numel() for p in every if not p.requires_grad)
     return Network(
@@ -174,6 +181,13 @@ def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
             shapes.setdefault(name, tuple(first.shape))
 
     return note
+
+
+def _counting(calls: Counter[str], name: str) -> Any:
+    def count(module: Any, given: Any, made: Any) -> None:
+        calls[name] += 1
+
+    return count
 
 
 def _shape_of(batch: Batch) -> tuple[int, ...]:

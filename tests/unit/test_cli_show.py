@@ -66,6 +66,14 @@ def test_layers_have_the_parameters_and_operations_of_the_textbook():
     assert network.size == (1, 32, 32, 3)
 
 
+def test_operations_of_several_views_are_said_to_be_those_of_all():
+    one = show.layers(change(load("town"), {"task.tta": "none"}))
+    two = show.layers(change(load("town"), {"task.tta": "mirror"}))
+    assert two.flops == 2 * one.flops > 0
+    assert not any("passes" in note for note in one.notes)
+    assert any("takes 2 passes of the network" in note for note in two.notes)
+
+
 def test_missing_data_are_stood_in_for_and_said(tmp_path):
     run = change(load("cifar10"), {"host.data": str(tmp_path)})
     notes = show.layers(run).notes
