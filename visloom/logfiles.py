@@ -37,7 +37,7 @@ def encode(row: Mapping[str, Any]) -> str:
     Floats keep all their digits. JSON has no word for the non-finite ones: they are written as the strings
     "NaN", "Infinity" and "-Infinity", which `float` reads in Python and `Number` in JavaScript.
     """
-    try:
+    try:  # nearly every row can be written as it is, and every log point writes two
         line = _STRICT.encode(row)
         if not line.isascii():
             line.encode("utf-8")  # a lone surrogate cannot be

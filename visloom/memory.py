@@ -79,7 +79,7 @@ def place(task: TaskModule, how: How, device: torch.device) -> TaskModule:
 def standardised(image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """`image * scale + shift` per channel: stored pictures as a network takes them.
 
-    A row of pixels is one axis here: to broadcast three channels over it takes a CPU twenty times as long.
+    A row of pixels is one axis here, as three channels alone are too few for a CPU to compute as vectors.
 
     Args:
         image: (B, H, W, C), integers or floating.

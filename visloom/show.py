@@ -151,7 +151,9 @@ def layers(run: Run) -> Network:
             found.append(Layer(name, type(module).__name__, shapes.get(name), own, flops))
     passes = max(calls.values(), default=1)
     if passes > 1:
-        notes.append(f"an answer takes {passes} passes of the network, one a view: MFLOP are those of all")
+        notes.append(
+            f"an answer takes {passes} passes of the network (its views, say): MFLOP are those of all"
+        )
     every = list(task.parameters())
     frozen = sum(p.numel() for p in every if not p.requires_grad)
     return Network(

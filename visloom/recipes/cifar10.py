@@ -2,8 +2,8 @@
 
     visloom train cifar10 --data DIR              ResNet-18, 200 epochs: published 94.72 % top-1
     visloom train cifar10:resnet50 --data DIR     ResNet-50, 200 epochs: published 95.36 %
-    visloom train cifar10:fast --data DIR         20 CPU-minutes with bf16, 40 without: 91.0 %
-    visloom train cifar10:fast_fp32 --data DIR    20 CPU-minutes without it: 89.7 %
+    visloom train cifar10:fast --data DIR         40 CPU-minutes in fp32: 91.0 %; made for a CPU with bf16
+    visloom train cifar10:fast_fp32 --data DIR    20 CPU-minutes in fp32: 89.7 %
 
 DIR holds cifar-10-batches-py. What these recipes reached here stands in docs/results.md.
 """
